@@ -1,0 +1,191 @@
+"""Every error that a user can meet, and how each becomes problem+json and an exit code.
+
+    EvalserviceError                     code                 HTTP  exit
+    ├── InvalidInput                     invalid-input         422    2   field, value, accepted
+    │   └── InvalidRecords               invalid-records       422    2   every bad record of a file (first 20, total)
+    ├── NotFound                         not-found             404    1
+    ├── Conflict                         conflict              409    1
+    │   ├── AlreadyExists                already-exists        409    1
+    │   ├── InvalidTransition            invalid-transition    409    1
+    │   ├── LeaseHeld                    lease-held            409    1   another driver owns the run
+    │   └── LeaseLost                    lease-lost            409    1   this driver no longer owns the run
+    ├── Unavailable                      unavailable           503    1
+    │   ├── DatabaseUnavailable          database-unavailable  503    1
+    │   ├── SchemaBehind                 schema-behind         503    1
+    │   ├── ProviderUnreachable          provider-unreachable  503    1
+    │   ├── EngineUnavailable            engine-unavailable    503    1
+    │   └── ClusterUnavailable           cluster-unavailable   503    1
+    ├── StorageFailed                    storage-failed        507    1   full disk, unreachable data root
+    └── RunFailed                        run-failed            500    1
+
+Foreign errors (driver, HTTP, engine) are translated once, where they enter. Messages are one line: what was given,
+what is accepted, what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class EvalserviceError(Exception):
+    """Base of every error raised on purpose."""
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def problem(self) -> dict[str, Any]:
+        """The error as an RFC 9457 problem document."""
+        return {
+            "type": f"https://evalservice.dev/problems/{self.code}",
+            "title": self.code.replace("-", " ").capitalize(),
+            "status": self.status,
+            "detail": self.message,
+        }
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value as an error message shows it: its repr, cut to `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class InvalidInput(EvalserviceError):
+    """A field that the user gave is wrong. The message names field, value and what is accepted."""
+
+    code = "invalid-input"
+    status = 422
+    exit_code = 2
+
+    def __init__(self, field: str, value: object, accepted: str) -> None:
+        super().__init__(f"{field}: {shown(value)} is not valid: {accepted}")
+        self.field, self.value, self.accepted = field, value, accepted
+
+    def problem(self) -> dict[str, Any]:
+        return {**super().problem(), "field": self.field, "accepted": self.accepted}
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """One record of a file that cannot be used. `line` is 1-based (the record's first line, or its number)."""
+
+    line: int
+    field: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}, {self.field}: {self.problem}"
+
+
+class InvalidRecords(InvalidInput):
+    """A file has bad records: the first 20 with line and field, and how many there are."""
+
+    code = "invalid-records"
+    SHOWN: ClassVar[int] = 20
+
+    def __init__(self, source: str, bad: Sequence[BadRecord], total: int) -> None:
+        EvalserviceError.__init__(self, f"{source}: {total} bad record{'s' if total != 1 else ''}")
+        self.field, self.value, self.accepted = "file", source, "records that fit the dataset's schema"
+        self.bad, self.total = tuple(bad[: self.SHOWN]), total
+
+    def problem(self) -> dict[str, Any]:
+        records = [{"line": b.line, "field": b.field, "problem": b.problem} for b in self.bad]
+        return {**super().problem(), "total": self.total, "records": records}
+
+
+class NotFound(EvalserviceError):
+    """Nothing of that name or id is visible to this organization."""
+
+    code = "not-found"
+    status = 404
+
+    def __init__(self, field: str, value: object, hint: str = "") -> None:
+        super().__init__(f"{field}: {shown(value)} does not exist" + (f": {hint}" if hint else ""))
+        self.field, self.value = field, value
+
+
+class Conflict(EvalserviceError):
+    """The request is sound but the state of things forbids it."""
+
+    code = "conflict"
+    status = 409
+
+
+class AlreadyExists(Conflict):
+    """The name or key is taken."""
+
+    code = "already-exists"
+
+
+class InvalidTransition(Conflict):
+    """The object's status does not allow this step."""
+
+    code = "invalid-transition"
+
+
+class LeaseHeld(Conflict):
+    """Another driver holds the run's lease."""
+
+    code = "lease-held"
+
+
+class LeaseLost(Conflict):
+    """This driver's lease was taken over: it must write nothing more."""
+
+    code = "lease-lost"
+
+
+class Unavailable(EvalserviceError):
+    """Something outside this process does not answer."""
+
+    code = "unavailable"
+    status = 503
+
+
+class DatabaseUnavailable(Unavailable):
+    """Postgres cannot be reached or went away."""
+
+    code = "database-unavailable"
+
+
+class SchemaBehind(Unavailable):
+    """The database's schema is not at this version's migration."""
+
+    code = "schema-behind"
+
+
+class ProviderUnreachable(Unavailable):
+    """The provider's address does not answer at all."""
+
+    code = "provider-unreachable"
+
+
+class EngineUnavailable(Unavailable):
+    """A self-hosted engine is not installed or does not start."""
+
+    code = "engine-unavailable"
+
+
+class ClusterUnavailable(Unavailable):
+    """Ray cannot be reached or started."""
+
+    code = "cluster-unavailable"
+
+
+class StorageFailed(EvalserviceError):
+    """The data root cannot be written or read."""
+
+    code = "storage-failed"
+    status = 507
+
+
+class RunFailed(EvalserviceError):
+    """A run ended without a usable measurement."""
+
+    code = "run-failed"
