@@ -1,0 +1,195 @@
+"""The two tables that flow between the stages of a run. One row a test case, in and out, at every stage.
+
+A generated block (`GENERATED`), e.g.
+
+    test_case_index=17  test_case_id="q-17"  case='{"input":"17+25?","choices":null,…}'
+    input_data='{"messages":[{"role":"user","content":"17+25?"}]}'  expected_output='"42"'  texts=["17 + 25 = 42"]
+    success=true  latency_ms=212.4  input_tokens=9  output_tokens=8  cost="0.0000525"  executed_at=…
+
+and the scored block (`SCORED`), whose columns are those of the table `evaluation_results`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from decimal import Decimal
+from typing import Any
+
+import orjson
+import pyarrow as pa
+from uuid_utils import uuid7
+
+from evalservice.records import JSON, Completion, ItemError, TestCase
+
+_COMMON = [
+    ("test_case_index", pa.int64()),
+    ("test_case_id", pa.string()),
+    ("cluster", pa.string()),
+    ("input_data", pa.string()),
+    ("expected_output", pa.string()),
+    ("success", pa.bool_()),
+    ("error_message", pa.string()),
+    ("error_kind", pa.string()),
+    ("is_retryable", pa.bool_()),
+    ("latency_ms", pa.float64()),
+    ("tokens_used", pa.int64()),
+    ("input_tokens", pa.int64()),
+    ("output_tokens", pa.int64()),
+    ("cost", pa.string()),
+    ("completion_info", pa.string()),
+    ("executed_at", pa.timestamp("us", tz="UTC")),
+]
+GENERATED = pa.schema([*_COMMON, ("case", pa.string()), ("texts", pa.list_(pa.string()))])
+SCORED = pa.schema(
+    [
+        ("id", pa.string()),
+        *_COMMON,
+        ("actual_output", pa.string()),
+        ("metrics", pa.string()),
+        ("score_details", pa.string()),
+    ]
+)
+
+
+def dump(value: JSON) -> str:
+    """JSON text that Postgres can store: NUL characters, which jsonb refuses, become U+FFFD."""
+    return orjson.dumps(_storable(value)).decode()
+
+
+def _storable(value: JSON) -> JSON:
+    if isinstance(value, str):
+        return storable_text(value)
+    if isinstance(value, dict):
+        return {storable_text(str(key)): _storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    return value
+
+
+def storable_text(text: str) -> str:
+    """Text without NUL characters and lone surrogates, neither of which Postgres stores."""
+    if "\x00" in text:
+        text = text.replace("\x00", "\ufffd")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
+def generated_row(case: TestCase, messages: Sequence[Any] | None, completions: Sequence[Completion]) -> dict[str, Any]:
+    """The row of a test case and its completions, one for each epoch; the first error among them is the item's."""
+    error = next((completion.error for completion in completions if completion.error is not None), None)
+    return {
+        **_identity(case),
+        "input_data": dump({"messages": messages}) if messages is not None else dump(case.input),
+        **_outcome(error),
+        "latency_ms": _mean([c.latency_ms for c in completions if c.latency_ms is not None and c.error is None]),
+        **_tokens(completions),
+        "cost": _total_cost(completions),
+        "completion_info": dump(_info(completions)),
+        "executed_at": max((c.executed_at for c in completions if c.executed_at is not None), default=None),
+        "texts": [storable_text(completion.text) for completion in completions],
+    }
+
+
+def failed_row(case: TestCase, error: ItemError) -> dict[str, Any]:
+    """The row of a test case that never reached the model."""
+    return generated_row(case, None, [Completion(error=error)])
+
+
+def _identity(case: TestCase) -> dict[str, Any]:
+    return {
+        "test_case_index": case.index,
+        "test_case_id": case.id,
+        "cluster": case.cluster,
+        "expected_output": None if case.expected_output is None else dump(case.expected_output),
+        "case": case_json(case),
+    }
+
+
+def case_json(case: TestCase) -> str:
+    """What of a test case scorers may look at and no other column holds."""
+    return orjson.dumps({"input": case.input, "choices": case.choices, "metadata": dict(case.metadata)}).decode()
+
+
+def case_of(row: dict[str, Any]) -> TestCase:
+    """The test case of a generated row."""
+    case = orjson.loads(row["case"])
+    return TestCase(
+        index=row["test_case_index"],
+        id=row["test_case_id"],
+        input=case["input"],
+        expected_output=None if row["expected_output"] is None else orjson.loads(row["expected_output"]),
+        choices=None if case["choices"] is None else tuple(case["choices"]),
+        cluster=row["cluster"],
+        metadata=case["metadata"],
+    )
+
+
+def _outcome(error: ItemError | None) -> dict[str, Any]:
+    if error is None:
+        return {"success": True, "error_message": "", "error_kind": "", "is_retryable": False}
+    return {
+        "success": False,
+        "error_message": storable_text(error.message),
+        "error_kind": error.kind,
+        "is_retryable": error.retryable,
+    }
+
+
+def _tokens(completions: Sequence[Completion]) -> dict[str, int | None]:
+    inputs, outputs = _total([c.input_tokens for c in completions]), _total([c.output_tokens for c in completions])
+    used = None if inputs is None and outputs is None else (inputs or 0) + (outputs or 0)
+    return {"input_tokens": inputs, "output_tokens": outputs, "tokens_used": used}
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _total_cost(completions: Sequence[Completion]) -> str | None:
+    costs = [completion.cost for completion in completions if completion.cost is not None]
+    return format(sum(costs, Decimal(0)), "f") if costs else None
+
+
+def _info(completions: Sequence[Completion]) -> JSON:
+    infos = [
+        {
+            "finish_reason": completion.finish_reason,
+            "model": completion.model,
+            "system_fingerprint": completion.system_fingerprint,
+            "attempts": completion.attempts,
+            **({"refused": True} if completion.refused else {}),
+            **({"error": asdict(completion.error)} if completion.error is not None else {}),
+        }
+        for completion in completions
+    ]
+    return infos[0] if len(infos) == 1 else {"samples": infos}
+
+
+def generated_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows of `generated_row` as a table."""
+    return pa.Table.from_pylist(list(rows), schema=GENERATED)
+
+
+def scored_table(
+    generated: pa.Table, actual: Sequence[str], metrics: Sequence[str], details: Sequence[str]
+) -> pa.Table:
+    """A generated block with its scores (JSON texts, one a row) and a new id for each row."""
+    columns = {
+        "id": pa.array([str(uuid7()) for _ in actual]),
+        "actual_output": pa.array(actual, pa.string()),
+        "metrics": pa.array(metrics, pa.string()),
+        "score_details": pa.array(details, pa.string()),
+    }
+    return pa.table(
+        [columns[field.name] if field.name in columns else generated.column(field.name) for field in SCORED],
+        schema=SCORED,
+    )

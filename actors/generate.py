@@ -1,0 +1,148 @@
+"""The stage that asks the model: blocks of test cases in, blocks of completions out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from actors.backend import Backend
+from actors.blocks import GENERATED, failed_row, generated_row, generated_table
+from actors.plan import REQUESTS_PER_ACTOR, RunPlan
+from actors.signal import Follower
+from evalservice.catalog.blocks import Block, read_block
+from evalservice.catalog.criteria import EvaluationCriteria
+from evalservice.catalog.model_config import ModelConfig
+from evalservice.catalog.prompts import PromptError, PromptRenderer
+from evalservice.catalog.snapshots import open_snapshot
+from evalservice.errors import EngineUnavailable
+from evalservice.records import ChatRequest, Completion, ItemError, TestCase
+
+log = logging.getLogger(__name__)
+
+
+def actors_for(plan: RunPlan) -> int:
+    """How many generation actors share a hosted run's concurrency."""
+    return max(1, math.ceil(plan.concurrency / REQUESTS_PER_ACTOR))
+
+
+class Generate:
+    """A callable for Ray Data: holds one backend (the model is loaded once an actor) and answers block after block."""
+
+    def __init__(self, plan: RunPlan, signal: Any | None = None) -> None:
+        _use_uvloop()
+        self._plan = plan
+        self._criteria = EvaluationCriteria.model_validate(plan.criteria)
+        self._renderer = PromptRenderer(self._criteria)
+        self._sampling = ModelConfig.model_validate(plan.config).sampling()
+        self._snapshot = open_snapshot(plan.snapshot_uri)
+        self._signal = signal
+        self._follower: Follower | None = None
+        self._backend = make_backend(plan)
+
+    async def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
+        """`batch["block"]`: what `block_batch` wrote. One row comes out for each test case that was sent or cannot be sent."""
+        if self._follower is None:
+            self._follower = Follower(self._signal)
+        self._follower.start()
+        await self._follower.go.wait()
+        tables = [await self._block(_block(str(text)), self._follower.stop) for text in batch["block"]]
+        return pa.concat_tables(tables) if tables else GENERATED.empty_table()
+
+    async def _block(self, block: Block, stop: asyncio.Event) -> pa.Table:
+        if stop.is_set():
+            return GENERATED.empty_table()
+        cases = read_block(self._snapshot, block)
+        rows: list[dict[str, Any]] = []
+        prompts: list[tuple[TestCase, tuple[Mapping[str, Any], ...]]] = []
+        for case in cases:
+            try:
+                prompts.append((case, tuple(self._renderer.render(case))))
+            except PromptError as error:
+                rows.append(failed_row(case, ItemError("prompt_error", error.message, retryable=False)))
+        epochs = self._criteria.epochs
+        requests = [ChatRequest(messages, self._sampling_of(e)) for _, messages in prompts for e in range(epochs)]
+        answers = await self._backend.complete(requests, stop)
+        for position, (case, messages) in enumerate(prompts):
+            samples = answers[position * epochs : (position + 1) * epochs]
+            complete = [sample for sample in samples if sample is not None]
+            if len(complete) == epochs:  # else the run was stopped before all of the item was answered
+                rows.append(generated_row(case, messages, complete))
+        return generated_table(rows)
+
+    def _sampling_of(self, epoch: int) -> dict[str, Any]:
+        seed = self._sampling.get("seed", self._plan.seed)
+        return self._sampling if seed is None else {**self._sampling, "seed": seed + epoch}
+
+
+class Broken:
+    """The backend of a model that cannot be served: every request has the same error."""
+
+    def __init__(self, reason: str) -> None:
+        self._error = ItemError("engine_error", reason, retryable=True)
+
+    async def complete(self, requests: Sequence[ChatRequest], stop: asyncio.Event) -> list[Completion | None]:
+        return [Completion(error=self._error) for _ in requests]
+
+    async def aclose(self) -> None:
+        """Nothing to release."""
+
+
+def make_backend(plan: RunPlan) -> Backend:
+    """The backend of a plan's platform. An engine that does not start answers every item with the reason."""
+    config = ModelConfig.model_validate(plan.config)
+    if plan.self_hosted:
+        try:
+            return _engine(plan, config)
+        except EngineUnavailable as error:
+            return Broken(error.message)
+    from actors.providers import wire_format
+    from actors.providers.hosted import DEFAULT_TIMEOUT, Endpoint, HostedBackend
+    from actors.providers.retry import DEFAULT_ATTEMPTS, Backoff
+
+    wire = wire_format(plan.platform)
+    endpoint = Endpoint(
+        base_url=plan.base_url or wire.default_base_url,
+        model_id=plan.model_id,
+        api_key=plan.api_key,
+        price=plan.price,
+        concurrency=math.ceil(plan.concurrency / actors_for(plan)),
+        timeout=config.timeout_seconds or DEFAULT_TIMEOUT,
+        backoff=Backoff(attempts=config.max_attempts or DEFAULT_ATTEMPTS),
+    )
+    return HostedBackend(wire, endpoint)
+
+
+def _engine(plan: RunPlan, config: ModelConfig) -> Backend:
+    engine = dict(config.engine or {})
+    if plan.platform == "vllm":
+        from actors.engines.vllm import VllmBackend
+
+        return VllmBackend(plan.model_id, engine)
+    from actors.engines.transformers import TransformersBackend
+
+    return TransformersBackend(plan.model_id, engine)
+
+
+def _use_uvloop() -> None:
+    """The event loop that Ray Data makes for this actor a moment later shall be uvloop's, twice as fast."""
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+def block_batch(blocks: Sequence[Block]) -> list[dict[str, str]]:
+    """Rows for Ray Data: `{"block": JSON}`, what `Generate` takes."""
+    return [{"block": orjson.dumps([block.start, block.stop, block.only]).decode()} for block in blocks]
+
+
+def _block(text: str) -> Block:
+    start, stop, only = orjson.loads(text)
+    return Block(start, stop, None if only is None else tuple(only))

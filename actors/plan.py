@@ -1,0 +1,49 @@
+"""What the workers of a run need to know, decided once by the driver. Frozen and picklable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
+
+from evalservice.pricing import Price
+from evalservice.records import JSON
+
+MAX_BLOCK_ROWS = 256
+REQUESTS_PER_ACTOR = 1024
+ENGINES = ("vllm", "transformers")
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """One run: where its test cases are, how the model is asked, how answers are scored.
+
+    criteria: the benchmark's validated `evaluation_criteria`. config: the effective model configuration.
+    concurrency: requests in flight over all actors (hosted platforms).
+    """
+
+    run_id: str
+    title: str
+    snapshot_uri: str
+    criteria: Mapping[str, JSON]
+    platform: str
+    model_id: str
+    concurrency: int
+    base_url: str = ""
+    api_key: SecretStr | None = None
+    price: Price | None = None
+    config: Mapping[str, JSON] = field(default_factory=dict)
+    seed: int | None = None
+
+    @property
+    def self_hosted(self) -> bool:
+        """Whether the model's weights are loaded by our own actors."""
+        return self.platform in ENGINES
+
+    @property
+    def block_rows(self) -> int:
+        """Test cases a block: small enough that a slow item holds back little, and that little is lost in a crash."""
+        if self.self_hosted:
+            return MAX_BLOCK_ROWS
+        return max(1, min(MAX_BLOCK_ROWS, self.concurrency // 4))

@@ -1,0 +1,70 @@
+"""How a driver tells the actors of its run to pause, to go on or to stop: one tiny Ray actor a run.
+
+Actors wait for a change with one long call each, so nobody polls; and because the signal dies with its driver, an
+actor that loses it knows that nobody will store what it does, and stops sending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Literal
+
+State = Literal["running", "paused", "stopped"]
+log = logging.getLogger(__name__)
+
+
+class RunSignal:
+    """The state of a run as its actors shall see it. Deployed as a Ray actor that reserves no CPU."""
+
+    def __init__(self) -> None:
+        self._state: State = "running"
+        self._changed = asyncio.Event()
+
+    async def set(self, state: State) -> None:
+        """Change the state and wake everyone who waits; what was stopped stays stopped."""
+        if self._state in (state, "stopped"):
+            return
+        self._state = state
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def next(self, known: State) -> State:
+        """The state, as soon as it is another than `known`."""
+        while self._state == known:
+            await self._changed.wait()
+        return self._state
+
+    async def stopped(self) -> bool:
+        """Whether the run was stopped."""
+        return self._state == "stopped"
+
+
+class Follower:
+    """A run's signal as an actor sees it: `stop` and `go` are events of its own event loop."""
+
+    def __init__(self, signal: Any | None) -> None:
+        self._signal = signal
+        self._task: asyncio.Task[None] | None = None
+        self.stop = asyncio.Event()
+        self.go = asyncio.Event()
+        self.go.set()
+
+    def start(self) -> None:
+        """Begin to follow; harmless when repeated. Call on the event loop."""
+        if self._task is None and self._signal is not None:
+            self._task = asyncio.get_running_loop().create_task(self._follow(self._signal))
+
+    async def _follow(self, signal: Any) -> None:
+        state: State = "running"
+        try:
+            while state != "stopped":
+                state = await signal.next.remote(state)
+                if state == "paused":
+                    self.go.clear()
+                else:
+                    self.go.set()
+        except Exception as error:
+            log.warning("driver_lost error=%s", type(error).__name__)
+        self.stop.set()
+        self.go.set()

@@ -1,0 +1,72 @@
+"""The `evalservice` command: a file per noun, one place that turns errors into exit codes.
+
+Exit codes: 0 success, 1 the work failed, 2 bad usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import typer
+
+from cluster.cli import benchmarks, datasets, db, demo, leaderboard, models, run, runs
+from cluster.cli.output import note, quiet_broken_pipe, take_stdout
+from evalservice.errors import EvalserviceError, InvalidRecords
+
+app = typer.Typer(
+    name="evalservice",
+    help="Measure language models, every result in Postgres.\n\nStart with `evalservice demo`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.demo)
+app.command("run")(run.run)
+app.command("leaderboard")(leaderboard.leaderboard)
+app.add_typer(models.app, name="models")
+app.add_typer(datasets.app, name="datasets")
+app.add_typer(benchmarks.app, name="benchmarks")
+app.add_typer(runs.app, name="runs")
+app.add_typer(db.app, name="db")
+
+
+def main() -> None:
+    """Run a command; errors of the user's or the world's become one line on stderr and an exit code."""
+    take_stdout()
+    code = 1
+    try:
+        with quiet_broken_pipe():
+            code = _exit_code(app(standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        note(error.format_message())
+        code = 2
+    except click.ClickException as error:
+        error.show(file=sys.stderr)
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        note("interrupted")
+        code = 130
+    except InvalidRecords as error:
+        note(f"error: {error.message}")
+        for record in error.bad:
+            note(f"  {record}")
+        if error.total > len(error.bad):
+            note(f"  … and {error.total - len(error.bad)} more")
+        code = error.exit_code
+    except EvalserviceError as error:
+        note(f"error: {error.message}")
+        code = error.exit_code
+        if os.environ.get("EVALSERVICE_DEBUG"):
+            raise
+    sys.exit(code)
+
+
+def _exit_code(result: object) -> int:
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()

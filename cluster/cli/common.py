@@ -1,0 +1,101 @@
+"""Options and conversions that every command shares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from pydantic import SecretStr
+
+from evalservice.errors import InvalidInput
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="A tag; repeatable.")]
+Description = Annotated[str, typer.Option("--description", metavar="S", help="What it is, in a sentence.")]
+
+
+@contextmanager
+def platform() -> Iterator[Any]:
+    """Postgres, open for this command."""
+    from cluster.runtime import open_platform, read_settings
+
+    with open_platform(read_settings()) as opened:
+        yield opened
+
+
+def json_object(field: str, text: str | None) -> dict[str, Any]:
+    """A JSON object given on the command line; {} when it was not given. Raises InvalidInput."""
+    if text is None:
+        return {}
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(field, text, f'a JSON object such as {{"temperature": 0}} ({error})') from None
+    if not isinstance(value, dict):
+        raise InvalidInput(field, text, 'a JSON object such as {"temperature": 0}')
+    return value
+
+
+def json_file(field: str, path: Path | None) -> dict[str, Any]:
+    """A JSON object in a file; {} when none is named. Raises InvalidInput."""
+    if path is None:
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise InvalidInput(field, str(path), f"a JSON file that can be read ({reason})") from None
+    return json_object(field, text)
+
+
+def dollars(field: str, text: str | None) -> Decimal | None:
+    """US dollars as an exact decimal. Raises InvalidInput."""
+    if text is None:
+        return None
+    try:
+        value = Decimal(text.strip().removeprefix("$"))
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or value < 0:
+        raise InvalidInput(field, text, "US dollars per million tokens: a number of 0 or more")
+    return value
+
+
+def secret_from_environment(variable: str | None) -> SecretStr | None:
+    """The value of a variable that holds a key. Raises InvalidInput when it is not set."""
+    if variable is None:
+        return None
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise InvalidInput("api_key_env", variable, f"a variable that is set: export {variable}=…")
+    if not value.isprintable() or not value.isascii():
+        raise InvalidInput("api_key_env", variable, "a key of printable ASCII characters")
+    return SecretStr(value)
+
+
+def money(value: Decimal | None) -> str:
+    """Dollars for people: enough digits to tell small amounts apart."""
+    if value is None:
+        return ""
+    return f"${value:.2f}" if value >= 1 or value == 0 else f"${value:.6f}".rstrip("0").ljust(5, "0")
+
+
+def with_interval(result: dict[str, Any]) -> str:
+    """`0.5625 ± 0.0137  [0.5356, 0.5890]`"""
+    if result.get("value") is None:
+        return "undefined"
+    text = f"{result['value']:.4f}"
+    if result.get("stderr") is not None:
+        text += f" ± {result['stderr']:.4f}"
+    if result.get("ci_low") is not None:
+        text += f"  [{result['ci_low']:.4f}, {result['ci_high']:.4f}]"
+    return text
+
+
+Emit = Callable[[Any], None]

@@ -1,0 +1,176 @@
+"""`evalservice models`: register and list models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cluster.cli.common import Description, Json, Tags, dollars, json_object, money, platform, secret_from_environment
+from cluster.cli.output import print_json, print_table, say
+
+app = typer.Typer(help="Models: hosted (OpenAI-compatible) and self-hosted (vLLM, transformers).", no_args_is_help=True)
+
+
+@app.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="What you will call it.")],
+    platform_name: Annotated[
+        str, typer.Option("--platform", help="openai (and every compatible server), vllm, transformers.")
+    ],
+    model_id: Annotated[
+        str, typer.Option("--model-id", help="The provider's id, or for an engine a folder or hub id of weights.")
+    ],
+    base_url: Annotated[
+        str, typer.Option("--base-url", metavar="URL", help="The server, e.g. http://localhost:11434/v1.")
+    ] = "",
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key-env", metavar="VAR", help="The variable that holds the key: read now, stored encrypted."
+        ),
+    ] = None,
+    capability: Annotated[list[str] | None, typer.Option("--capability", metavar="C", help="Repeatable.")] = None,
+    input_price: Annotated[str | None, typer.Option("--input-price", metavar="USD", help="Per million tokens.")] = None,
+    output_price: Annotated[
+        str | None, typer.Option("--output-price", metavar="USD", help="Per million tokens.")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="JSON", help='E.g. \'{"temperature": 0, "max_tokens": 256}\'.'),
+    ] = None,
+    display_name: Annotated[str, typer.Option("--display-name", metavar="S")] = "",
+    description: Description = "",
+    version: Annotated[str, typer.Option("--version", metavar="V")] = "1.0.0",
+    parent: Annotated[str | None, typer.Option("--parent", metavar="NAME", help="The model it derives from.")] = None,
+    tag: Tags = None,
+    json: Json = False,
+) -> None:
+    """Register a model.
+
+    Examples:
+
+      evalservice models add llama --platform openai --model-id llama3.2 --base-url http://localhost:11434/v1
+
+      evalservice models add mini --platform openai --model-id gpt-4o-mini --api-key-env OPENAI_API_KEY
+      --input-price 0.15 --output-price 0.60
+    """
+    from actors.providers import hosted_platforms
+    from evalservice.catalog.model_config import ModelConfig
+    from evalservice.catalog.schemas import NewModel, parse
+    from evalservice.catalog.service import ENGINES, add_model
+
+    new = parse(
+        NewModel,
+        {
+            "name": name,
+            "platform": platform_name,
+            "model_id": model_id,
+            "base_url": base_url,
+            "api_key": secret_from_environment(api_key_env),
+            "capabilities": tuple(capability or ()),
+            "input_price": dollars("input_price", input_price),
+            "output_price": dollars("output_price", output_price),
+            "config": ModelConfig.parse("config", json_object("config", config)),
+            "display_name": display_name,
+            "description": description,
+            "version": version,
+            "parent": parent,
+            "tags": tuple(tag or ()),
+        },
+    )
+    with platform() as opened, opened.transaction() as session:
+        model = add_model(
+            session,
+            opened.box,
+            opened.organization_id,
+            new,
+            platforms=[*hosted_platforms(), *ENGINES],
+            user_id=opened.user_id,
+        )
+        document = describe(model)
+    if json:
+        print_json(document)
+    else:
+        say(f"registered model {model.name!r} ({model.platform} {model.platform_model_id})")
+
+
+@app.command("list")
+def list_models(json: Json = False) -> None:
+    """List the models, the newest first."""
+    from evalservice.catalog.service import listed
+    from evalservice.tables import Model
+
+    with platform() as opened, opened.transaction() as session:
+        models = listed(session, Model)
+        documents = [describe(model) for model in models]
+    if json:
+        print_json({"items": documents})
+        return
+    print_table(
+        ["NAME", "VERSION", "PLATFORM", "MODEL ID", "STATUS", "RUNS", "ACCURACY", "LATENCY MS", "$/1K TOKENS"],
+        [
+            [
+                d["name"],
+                d["version"],
+                d["platform"],
+                d["platform_model_id"],
+                d["status"],
+                d["total_evaluations"],
+                _rounded(d["avg_accuracy"], 4),
+                _rounded(d["avg_latency_ms"], 1),
+                _rounded(d["avg_cost_per_1k_tokens"], 6),
+            ]
+            for d in documents
+        ],
+    )
+
+
+@app.command("show")
+def show(name: Annotated[str, typer.Argument(help="Name, name@version or id.")], json: Json = False) -> None:
+    """Show one model. Keys are never shown."""
+    from evalservice.catalog.service import find
+    from evalservice.tables import Model
+
+    with platform() as opened, opened.transaction() as session:
+        document = describe(find(session, Model, name, "model"))
+    if json:
+        print_json(document)
+        return
+    for key, value in document.items():
+        shown = money(value) if key.endswith("_price_per_million") else value
+        say(f"{key:>26}  {'' if shown is None else shown}")
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """A model as JSON."""
+    names = [
+        "id",
+        "name",
+        "display_name",
+        "description",
+        "platform",
+        "platform_model_id",
+        "version",
+        "is_latest",
+        "status",
+        "base_url",
+        "input_price_per_million",
+        "output_price_per_million",
+        "default_config",
+        "tags",
+        "total_evaluations",
+        "avg_accuracy",
+        "avg_latency_ms",
+        "avg_cost_per_1k_tokens",
+        "created_at",
+    ]
+    return {
+        **{name: getattr(model, name) for name in names},
+        "has_credential": model.credential_id is not None,
+        "capabilities": sorted(capability.name for capability in model.capabilities),
+    }
+
+
+def _rounded(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"

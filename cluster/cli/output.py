@@ -1,0 +1,104 @@
+"""What commands print. With --json: one JSON document on stdout; everything else, always, on stderr.
+
+Ray and engines write to file descriptor 1 from their own processes. So the process's stdout is put aside at the start,
+descriptor 1 is pointed at stderr, and only this module writes to the real one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
+from typing import IO, Any
+from uuid import UUID
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+_stdout: IO[str] = sys.stdout
+
+
+def take_stdout() -> None:
+    """Keep the real stdout for results, and let everyone else's go to stderr. Once, at the start of a command."""
+    global _stdout
+    if _stdout is not sys.stdout:
+        return
+    sys.stdout.flush()
+    _stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
+    os.dup2(2, 1)
+
+
+def stdout() -> IO[str]:
+    """The real stdout."""
+    return _stdout
+
+
+def print_json(document: Any) -> None:
+    """One JSON document, the command's answer."""
+    text = orjson.dumps(document, default=_plain, option=orjson.OPT_INDENT_2)
+    _stdout.write(text.decode("utf-8") + "\n")
+    _stdout.flush()
+
+
+def say(text: str = "") -> None:
+    """A line of the command's answer, for people."""
+    _stdout.write(f"{text}\n")
+    _stdout.flush()
+
+
+def note(text: str) -> None:
+    """A remark beside the answer, on stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def console() -> Console:
+    """Rich output to the real stdout, plain when that is no terminal."""
+    wide = None if _stdout.isatty() else 160
+    return Console(file=_stdout, highlight=False, width=wide)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
+    """A table for people; numbers flush right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for position, column in enumerate(columns):
+        numeric = bool(rows) and all(_looks_numeric(row[position]) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console().print(table)
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    return "" if value is None else escape(str(value))
+
+
+def _looks_numeric(value: Any) -> bool:
+    return value is None or isinstance(value, int | float | Decimal) or str(value)[:1].isdigit()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+@contextmanager
+def quiet_broken_pipe() -> Iterator[None]:
+    """`evalservice … | head` is no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _stdout.fileno())

@@ -1,0 +1,231 @@
+"""The driver: owns one run from claim to close. It alone writes the run's rows.
+
+It holds the lease (renewed every few seconds by a thread of its own), feeds the pipeline with the blocks that are not
+stored yet, and stores what comes back. When Postgres goes away it pauses the actors and tries again for a while; when
+the lease is lost it stops at once and writes nothing more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from sqlalchemy import Engine
+
+from actors.plan import RunPlan
+from actors.signal import RunSignal
+from cluster.pipeline import scored_rows
+from evalservice.catalog.blocks import plan_blocks
+from evalservice.database import tenant_transaction
+from evalservice.errors import DatabaseUnavailable, EvalserviceError, LeaseLost
+from evalservice.runs.closing import close_run
+from evalservice.runs.lifecycle import HEARTBEAT_SECONDS, LEASE_SECONDS, Lease, renew
+from evalservice.runs.results import settled_mask, store_results
+from evalservice.tables import EvaluationRun
+
+POLL_SECONDS = 1.0
+DATABASE_PATIENCE_SECONDS = 90.0
+HOPELESS_AFTER = 20
+"""So many failures of the kinds below, and not one success, end the run: it would fail for every test case."""
+HOPELESS_KINDS = frozenset({"authentication", "not_found"})
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a progress bar shows. Counts of this run in all, cost in US dollars of what this driver stored."""
+
+    total: int
+    completed: int = 0
+    failed: int = 0
+    cost: Decimal = Decimal(0)
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """What a driver needs: the run under its lease, the plan of its workers, and the way to Postgres."""
+
+    engine: Engine
+    organization_id: uuid.UUID
+    lease: Lease
+    plan: RunPlan
+    total: int
+    on_progress: Callable[[Progress], None] = lambda progress: None
+
+
+class Stop:
+    """How to end a run early: from a signal handler, another thread, or the database."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.reason: Literal["", "cancelled", "lease_lost", "hopeless"] = ""
+
+    def request(self, reason: Literal["cancelled", "lease_lost", "hopeless"]) -> None:
+        """The first reason stays."""
+        if not self._event.is_set():
+            self.reason = reason
+            self._event.set()
+
+    def requested(self) -> bool:
+        """Whether the run shall end."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is requested, at most so long; whether it is."""
+        return self._event.wait(seconds)
+
+
+def drive(job: Drive, stop: Stop) -> EvaluationRun:
+    """Ask, score and store whatever the run still lacks, then close it; gives the closed run.
+
+    Raises LeaseLost when another driver took over, DatabaseUnavailable when Postgres stays away; the run is then still
+    `running` and can be resumed. Any other fault closes it as `failed` with the reason and is raised again.
+    """
+    signal = ray.remote(RunSignal).options(num_cpus=0, max_concurrency=100_000).remote()
+    try:
+        with _watched(job, stop, signal):
+            progress = _store_all(job, stop, signal)
+        return _close(job, stop, progress)
+    except (LeaseLost, DatabaseUnavailable):
+        raise
+    except BaseException as error:
+        _close_failed(job, error)
+        raise
+    finally:
+        _tell(signal, "stopped")
+
+
+def _store_all(job: Drive, stop: Stop, signal: Any) -> Progress:
+    run_id = job.lease.run_id
+    with tenant_transaction(job.engine, job.organization_id) as session:
+        settled = settled_mask(session, run_id, job.total)
+        run = session.get_one(EvaluationRun, run_id)
+        progress = Progress(job.total, run.completed_test_cases, run.failed_test_cases)
+    job.on_progress(progress)
+    blocks = plan_blocks(job.total, job.plan.block_rows, settled)
+    if not blocks:
+        return progress
+    for rows in scored_rows(job.plan, blocks, signal):
+        _store(job, rows, stop, signal, progress)
+        job.on_progress(progress)
+        if stop.reason == "lease_lost":
+            raise LeaseLost(f"run {run_id}: this driver's lease was taken over; it writes nothing more")
+        if progress.completed == 0 and _hopeless(progress.errors) >= HOPELESS_AFTER:
+            stop.request("hopeless")
+    return progress
+
+
+def _hopeless(errors: Counter[str]) -> int:
+    return sum(count for kind, count in errors.items() if kind in HOPELESS_KINDS)
+
+
+def _store(job: Drive, rows: pa.Table, stop: Stop, signal: Any, progress: Progress) -> None:
+    """Store one block. While Postgres is away the actors are paused: nothing may be answered that cannot be kept."""
+    deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
+    paused = False
+    while True:
+        try:
+            with tenant_transaction(job.engine, job.organization_id) as session:
+                stored = store_results(session, job.lease, job.organization_id, rows)
+            break
+        except DatabaseUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            if not paused:
+                log.warning("database_away run=%s", job.lease.run_id)
+                _tell(signal, "paused")
+                paused = True
+            time.sleep(POLL_SECONDS)
+        except LeaseLost:
+            stop.request("lease_lost")
+            raise
+    if paused:
+        _tell(signal, "running")
+    progress.completed += stored.completed
+    progress.failed += stored.failed
+    progress.cost += sum((Decimal(cost) for cost in rows.column("cost").to_pylist() if cost), Decimal(0))
+    kinds = rows.filter(pc.invert(rows.column("success"))).column("error_kind").to_pylist()
+    progress.errors.update(kinds)
+
+
+@contextlib.contextmanager
+def _watched(job: Drive, stop: Stop, signal: Any) -> Iterator[None]:
+    """Renew the lease, notice a cancel from elsewhere, and pass a stop on to the actors, until the block ends."""
+    done = threading.Event()
+    thread = threading.Thread(target=_watch, args=(job, stop, signal, done), name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _watch(job: Drive, stop: Stop, signal: Any, done: threading.Event) -> None:
+    renewed = 0.0
+    told = False
+    while not done.is_set():
+        if stop.requested() and not told:
+            _tell(signal, "stopped")
+            told = True
+        if time.monotonic() - renewed >= (HEARTBEAT_SECONDS if told else POLL_SECONDS):
+            try:
+                with tenant_transaction(job.engine, job.organization_id) as session:
+                    if renew(session, job.lease) is not None:
+                        stop.request("cancelled")
+                renewed = time.monotonic()
+            except LeaseLost:
+                stop.request("lease_lost")
+                _tell(signal, "stopped")
+                return
+            except EvalserviceError as error:
+                log.warning("lease_not_renewed run=%s error=%s", job.lease.run_id, error)
+        if told:
+            done.wait(POLL_SECONDS)
+        else:
+            stop.wait(POLL_SECONDS / 4)
+
+
+def _tell(signal: Any, state: str) -> None:
+    with contextlib.suppress(Exception):  # Ray may be gone; the actors then stop by themselves
+        ray.get(signal.set.remote(state), timeout=5)
+
+
+def _close(job: Drive, stop: Stop, progress: Progress) -> EvaluationRun:
+    status, message = "completed", ""
+    kinds = ", ".join(f"{kind} ({count})" for kind, count in progress.errors.most_common(3))
+    if stop.reason == "hopeless":
+        status, message = "failed", f"stopped: every request failed: {kinds}"
+    elif progress.completed + progress.failed < job.total:
+        status = "cancelled"
+        message = f"cancelled with {job.total - progress.completed - progress.failed} test cases not asked"
+    elif progress.completed == 0:
+        status, message = "failed", f"no test case succeeded: {kinds}" if kinds else "no test case succeeded"
+    with tenant_transaction(job.engine, job.organization_id) as session:
+        return close_run(session, job.lease, status, error_message=message)
+
+
+def _close_failed(job: Drive, error: BaseException) -> None:
+    message = error.message if isinstance(error, EvalserviceError) else f"{type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    with contextlib.suppress(EvalserviceError), tenant_transaction(job.engine, job.organization_id) as session:
+        close_run(session, job.lease, "failed", error_message=message[:2000], error_traceback=trace[-20_000:])
+
+
+def lease_patience() -> float:
+    """Seconds after which a lease that nobody renews has surely lapsed."""
+    return LEASE_SECONDS + 1.0

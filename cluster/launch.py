@@ -1,0 +1,253 @@
+"""Start, resume and rescore runs from the process that asked for it: the driver runs in the command's own process."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from actors.blocks import GENERATED, case_json, dump, generated_table
+from actors.plan import RunPlan
+from actors.score import Score
+from cluster.driver import Drive, Progress, Stop, drive, lease_patience
+from cluster.runtime import Platform, start_ray
+from evalservice.catalog.blocks import plan_blocks, read_block
+from evalservice.catalog.criteria import EvaluationCriteria
+from evalservice.catalog.model_config import ModelConfig
+from evalservice.catalog.service import ENGINES, OPENAI_URL, find
+from evalservice.catalog.snapshots import open_snapshot
+from evalservice.errors import EngineUnavailable, InvalidTransition, LeaseHeld, ProviderUnreachable, RunFailed
+from evalservice.organizations.secrets import origin_of
+from evalservice.organizations.service import open_credential
+from evalservice.pricing import Price
+from evalservice.records import TestCase
+from evalservice.runs.closing import close_run
+from evalservice.runs.lifecycle import Lease, claim, claim_completed, driver_name, lease_state, renew, reopen
+from evalservice.runs.results import store_scores
+from evalservice.runs.scorers import scorers_of
+from evalservice.runs.service import NewRun, create_run, get_run, run_config
+from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationResult, EvaluationRun, Model
+
+DEFAULT_CONCURRENCY = 64
+CONNECT_SECONDS = 5.0
+OnProgress = Callable[[Progress], None]
+
+
+def new_run(
+    platform: Platform,
+    *,
+    model: str,
+    benchmark: str,
+    config: Mapping[str, object],
+    limit: int | None = None,
+    max_concurrency: int | None = None,
+    name: str = "",
+    priority: int = 0,
+    owner: str | None = None,
+) -> tuple[uuid.UUID, Lease | None]:
+    """Check all that can be checked, write the run, and claim it for `owner` in the same transaction.
+
+    Without an owner it stays pending. Raises NotFound, InvalidInput, ProviderUnreachable, EngineUnavailable.
+    """
+    with platform.transaction() as session:
+        found_model = find(session, Model, model, "model")
+        found_benchmark = find(session, BenchmarkSuite, benchmark, "benchmark")
+        new = NewRun(
+            found_model,
+            found_benchmark,
+            ModelConfig.parse("config", config),
+            limit,
+            max_concurrency,
+            name,
+            priority,
+        )
+        _check_reachable(platform, found_model)
+        run = create_run(session, platform.organization_id, new, user_id=platform.user_id)
+        plan_of(platform, session, run)  # the credential opens, the configuration holds together
+        return run.id, claim(session, run.id, owner) if owner else None
+
+
+def run_claimed(platform: Platform, lease: Lease, stop: Stop, on_progress: OnProgress) -> EvaluationRun:
+    """Drive a claimed run to its end. Raises what `drive` raises."""
+    with platform.transaction() as session:
+        run = session.get_one(EvaluationRun, lease.run_id)
+        plan, total = plan_of(platform, session, run), run.total_test_cases
+    try:
+        start_ray(platform.settings)
+    except BaseException as error:
+        _give_up(platform, lease, str(error))
+        raise
+    return drive(Drive(platform.engine, platform.organization_id, lease, plan, total, on_progress), stop)
+
+
+def _give_up(platform: Platform, lease: Lease, reason: str) -> None:
+    with platform.transaction() as session:
+        close_run(session, lease, "failed", error_message=reason)
+
+
+def claim_for_resume(platform: Platform, reference: str, waiting: Callable[[float], None]) -> Lease | None:
+    """Take over a run that stopped before its end; None when nothing is left to do.
+
+    A run that still says `running` is waited for until its lease lapses; `waiting` is told the seconds left. Raises
+    LeaseHeld when its driver is alive, or another resume was faster.
+    """
+    owner = driver_name()
+    with platform.transaction() as session:
+        run = get_run(session, reference)
+        run_id = run.id
+        plan_of(platform, session, run)
+    deadline = time.monotonic() + lease_patience()
+    first: tuple[int, float] | None = None
+    while True:
+        with platform.transaction() as session:
+            state = lease_state(session, run_id)
+            if state.owner is None:
+                return _claim_any(session, run_id, state.status, owner)
+            left = state.seconds_left or 0.0
+            if state.status != "running" or (first is not None and (state.attempt, left) > first):
+                raise LeaseHeld(f"run {run_id} is being driven by {state.owner}: its lease was renewed just now")
+            first = (state.attempt, left)
+        if time.monotonic() > deadline:
+            raise LeaseHeld(f"run {run_id} is being driven by {state.owner}")
+        waiting(left)
+        time.sleep(min(1.0, left + 0.05))
+
+
+def _claim_any(session: Session, run_id: uuid.UUID, status: str, owner: str) -> Lease | None:
+    if status == "completed":
+        retryable = select(EvaluationResult.id).where(
+            EvaluationResult.evaluation_run_id == run_id, ~EvaluationResult.success, EvaluationResult.is_retryable
+        )
+        return claim_completed(session, run_id, owner) if session.scalar(retryable.limit(1)) is not None else None
+    if status in ("failed", "cancelled"):
+        reopen(session, run_id)
+    return claim(session, run_id, owner)
+
+
+def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan:
+    """What the run's workers need. Raises Conflict when the model's credential cannot be decrypted here."""
+    model = session.get_one(Model, run.model_id)
+    dataset = session.get_one(EvaluationDataset, run.dataset_id)
+    criteria = EvaluationCriteria.model_validate(run.provenance["criteria"])
+    config = run_config(model, criteria, ModelConfig.parse("config", run.model_config))
+    key = None
+    if model.credential_id is not None:
+        origin = origin_of(model.base_url or OPENAI_URL)
+        key = open_credential(session, platform.box, platform.organization_id, model.credential_id, origin)
+    price = None
+    if model.input_price_per_million is not None and model.output_price_per_million is not None:
+        price = Price(model.input_price_per_million, model.output_price_per_million)
+    return RunPlan(
+        run_id=str(run.id),
+        title=f"{model.name} × {run.provenance['benchmark']['name']}",
+        snapshot_uri=dataset.snapshot_uri,
+        criteria=run.provenance["criteria"],
+        platform=model.platform,
+        model_id=model.platform_model_id,
+        concurrency=int(run.evaluation_config.get("max_concurrency", DEFAULT_CONCURRENCY)),
+        base_url=model.base_url,
+        api_key=key,
+        price=price,
+        config=config.set_values(),
+        seed=criteria.seed,
+    )
+
+
+def _check_reachable(platform: Platform, model: Model) -> None:
+    """Refuse early what cannot work: nobody listens at the model's address, or its engine is not installed here."""
+    if model.platform in ENGINES:
+        if not platform.settings.ray_address and importlib.util.find_spec(model.platform) is None:
+            from actors.engines import INSTALL_HINTS
+
+            raise EngineUnavailable(f"platform {model.platform!r}: {INSTALL_HINTS[model.platform]}")
+        return
+    if platform.settings.ray_address:
+        return  # the cluster's network is not this machine's
+    origin = urlsplit(origin_of(model.base_url or OPENAI_URL))
+    assert origin.hostname is not None
+    try:
+        socket.create_connection((origin.hostname, origin.port or 443), CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise ProviderUnreachable(
+            f"base_url: {model.base_url or OPENAI_URL!r} of model {model.name!r} does not answer ({reason}): "
+            "start the server, or correct the address"
+        ) from None
+
+
+def rescore(platform: Platform, reference: str) -> EvaluationRun:
+    """Score the stored completions of an ended run again, without asking a model.
+
+    Uses the benchmark's scorers as this installation has them, under the run's lease. Raises InvalidTransition when
+    the run has not ended, LeaseHeld when someone else has it.
+    """
+    with platform.transaction() as session:
+        run = get_run(session, reference)
+        if run.status not in ("completed", "failed", "cancelled"):
+            raise InvalidTransition(f"run {run.id} is {run.status}: it can be rescored when it has ended")
+        lease = claim_completed(session, run.id, driver_name())
+        snapshot_uri = session.get_one(EvaluationDataset, run.dataset_id).snapshot_uri
+        criteria = run.provenance["criteria"]
+    scorers = scorers_of(EvaluationCriteria.model_validate(criteria))
+    score = Score(criteria)
+    for generated in _stored_completions(platform, lease.run_id, snapshot_uri):
+        rows = score(generated)
+        with platform.transaction() as session:
+            renew(session, lease)
+            store_scores(session, lease, rows)
+    with platform.transaction() as session:
+        run = session.get_one(EvaluationRun, lease.run_id)
+        run.provenance = {**run.provenance, "scorers": {scorer.key: scorer.version for scorer in scorers}}
+        return close_run(session, lease, None)
+
+
+def _stored_completions(platform: Platform, run_id: uuid.UUID, snapshot_uri: str) -> Iterator[pa.Table]:
+    """A run's stored rows, block by block, in the form that the generate stage gives (schema `GENERATED`)."""
+    snapshot = open_snapshot(snapshot_uri)
+    with platform.transaction() as session:
+        indices = np.fromiter(
+            session.scalars(
+                select(EvaluationResult.test_case_index).where(EvaluationResult.evaluation_run_id == run_id)
+            ),
+            dtype=np.int64,
+        )
+    mask = np.ones(snapshot.total, dtype=np.bool_)
+    mask[indices] = False
+    for block in plan_blocks(snapshot.total, skip=mask):
+        cases = {case.index: case for case in read_block(snapshot, block)}
+        with platform.transaction() as session:
+            stored = session.scalars(
+                select(EvaluationResult).where(
+                    EvaluationResult.evaluation_run_id == run_id,
+                    EvaluationResult.test_case_index.between(block.start, block.stop - 1),
+                )
+            ).all()
+            table = generated_table([_generated(row, cases[row.test_case_index]) for row in stored])
+        yield table
+
+
+def _generated(row: EvaluationResult, case: TestCase) -> dict[str, object]:
+    texts = row.actual_output if isinstance(row.actual_output, list) else [row.actual_output]
+    values = {name: getattr(row, name, None) for name in GENERATED.names}
+    return {
+        **values,
+        "case": case_json(case),
+        "texts": [text if isinstance(text, str) else dump(text) for text in texts],
+        "input_data": dump(row.input_data),
+        "expected_output": None if row.expected_output is None else dump(row.expected_output),
+        "completion_info": dump(row.completion_info),
+        "cost": None if row.cost is None else format(row.cost, "f"),
+    }
+
+
+def failed_message(run: EvaluationRun) -> RunFailed:
+    """The error of a run that ended without a measurement."""
+    return RunFailed(f"run {run.id} {run.status}: {run.error_message}")

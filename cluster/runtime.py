@@ -1,0 +1,171 @@
+"""Where real parts meet: connect to Postgres (embedded or a server) and to Ray (local or a cluster)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import Engine
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.orm import Session
+
+import migrations
+from cluster.embedded import EmbeddedPostgres
+from evalservice.database import SERVICE_ROLE, make_engine, tenant_transaction, translated_errors
+from evalservice.errors import ClusterUnavailable, DatabaseUnavailable, InvalidInput, SchemaBehind
+from evalservice.organizations.secrets import SecretBox
+from evalservice.settings import Settings
+from evalservice.tables import DEFAULT_ORGANIZATION_ID, LOCAL_USER_ID
+
+LOCAL_OBJECT_STORE_BYTES = 1 << 30
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """An open connection to everything a command needs, as one user of one organization."""
+
+    settings: Settings
+    engine: Engine
+    box: SecretBox
+    organization_id: uuid.UUID = DEFAULT_ORGANIZATION_ID
+    user_id: uuid.UUID = LOCAL_USER_ID
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A tenant transaction of this organization."""
+        with tenant_transaction(self.engine, self.organization_id) as session:
+            yield session
+
+
+def read_settings() -> Settings:
+    """The environment. Raises InvalidInput that names the variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InvalidInput(str(first["loc"][0]), first["input"], first["msg"]) from None
+
+
+@contextmanager
+def open_platform(settings: Settings) -> Iterator[Platform]:
+    """Postgres ready to use: the embedded one started and migrated, or a server whose schema is at our revision.
+
+    Raises DatabaseUnavailable, SchemaBehind, InvalidInput (DATABASE_URL).
+    """
+    _usable_home(settings.home_path)
+    box = SecretBox.from_settings(settings)
+    embedded = None if settings.database_url is not None else EmbeddedPostgres(settings.home_path)
+    owner = settings.database_url.get_secret_value() if settings.database_url else None
+    try:
+        if embedded is not None:
+            owner = embedded.acquire()
+            if _revision(owner) != migrations.head_revision():
+                migrations.upgrade(owner, service_password=box.service_password().get_secret_value())
+        assert owner is not None
+        service = service_url(settings, owner, box)
+        _check_schema(service, owner)
+        engine = make_engine(service)
+        try:
+            yield Platform(settings, engine, box)
+        finally:
+            engine.dispose()
+    finally:
+        if embedded is not None:
+            embedded.release()
+
+
+def _usable_home(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput("EVALSERVICE_HOME", str(home), f"a folder that can be written ({error.strerror})") from None
+    if not os.access(home, os.W_OK):
+        raise InvalidInput("EVALSERVICE_HOME", str(home), "a folder that can be written")
+
+
+def service_url(settings: Settings, owner: str, box: SecretBox) -> str:
+    """The URL of the login role evalservice_service: given, or the owner's with our own user and password."""
+    if settings.service_database_url is not None:
+        return settings.service_database_url.get_secret_value()
+    url: URL = make_url_checked(owner).set(username=SERVICE_ROLE, password=box.service_password().get_secret_value())
+    return url.render_as_string(hide_password=False)
+
+
+def make_url_checked(url: str) -> URL:
+    """Parse DATABASE_URL. Raises InvalidInput, without showing a password."""
+    try:
+        parsed = make_url(url)
+    except Exception:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in ("postgresql", "postgres"):
+        shown = url.split("@")[-1]
+        raise InvalidInput("DATABASE_URL", shown, "postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    return parsed.set(drivername="postgresql")
+
+
+def _revision(url: str) -> str | None:
+    with translated_errors():
+        return migrations.current_revision(url)
+
+
+def _check_schema(service: str, owner: str) -> None:
+    head = migrations.head_revision()
+    try:
+        found = _revision(service)
+    except DatabaseUnavailable:
+        # Either nothing answers at all, or the service's role is not there yet: ask as the owner.
+        found = _revision(owner)
+        if found == head:
+            raise DatabaseUnavailable(
+                f"the login role {SERVICE_ROLE} cannot connect: run `evalservice db upgrade` with this "
+                "EVALSERVICE_SECRET_KEY, or set EVALSERVICE_SERVICE_DATABASE_URL"
+            ) from None
+    if found != head:
+        state = "is empty" if found is None else f"is at revision {found}"
+        raise SchemaBehind(f"the database {state}, this version needs {head}: run `evalservice db upgrade`")
+
+
+def start_ray(settings: Settings) -> None:
+    """Connect to the cluster at RAY_ADDRESS, or start Ray on this machine for this process.
+
+    Raises ClusterUnavailable in one line.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        if settings.ray_address:
+            ray.init(address=settings.ray_address, namespace="evalservice", **quiet)
+        else:
+            ray.init(
+                address="local",
+                namespace="evalservice",
+                include_dashboard=False,
+                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+                **quiet,
+            )
+    except Exception as error:
+        where = f"RAY_ADDRESS {settings.ray_address!r}" if settings.ray_address else "a local Ray"
+        lines = str(error).strip().splitlines()
+        raise ClusterUnavailable(f"{where} cannot be used: {lines[0] if lines else type(error).__name__}") from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def stop_ray() -> None:
+    """Leave Ray; a local one ends."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()

@@ -1,0 +1,1 @@
+"""Models, capabilities, benchmarks and datasets: what is measured, and on what."""

@@ -1,0 +1,54 @@
+"""How a model is asked: sampling parameters, time limit, engine options. One format for every platform.
+
+    {"temperature": 0, "max_tokens": 256, "stop": ["\\n\\n"], "timeout_seconds": 60, "engine": {"dtype": "bfloat16"}}
+
+The effective configuration of a run is the model's `default_config`, overridden by the benchmark's `sampling`,
+overridden by the run's own `model_config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from evalservice.catalog.criteria import Sampling, invalid_input
+from evalservice.records import JSON
+
+_NOT_SENT = {"timeout_seconds", "max_attempts", "engine"}
+
+
+class ModelConfig(Sampling):
+    """Every accepted key: the sampling parameters, and how the model is reached.
+
+    timeout_seconds: how long one attempt may take (hosted platforms); 120 by default.
+    max_attempts: how often one request is sent at most (hosted platforms); 8 by default.
+    engine: options of the self-hosted engine by its own names, checked by the engine that is installed.
+    """
+
+    timeout_seconds: float | None = Field(default=None, gt=0, le=3600)
+    max_attempts: int | None = Field(default=None, ge=1, le=20)
+    engine: dict[str, Any] | None = None
+
+    @classmethod
+    def parse(cls, field: str, value: Mapping[str, Any]) -> ModelConfig:
+        """Validate; raises InvalidInput that names the key as `field.key`, its value and what is accepted."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise invalid_input(error, cls, field) from None
+
+    def sampling(self) -> dict[str, JSON]:
+        """What belongs in a request."""
+        return {key: value for key, value in self.set_values().items() if key not in _NOT_SENT}
+
+
+def effective_config(*layers: Sampling) -> ModelConfig:
+    """Later layers win key by key; `engine` is merged one level deep."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        given = layer.set_values()
+        engine = {**merged.get("engine", {}), **given.get("engine", {})}
+        merged = {**merged, **given, **({"engine": engine} if engine else {})}
+    return ModelConfig.model_validate(merged)

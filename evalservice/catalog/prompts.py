@@ -1,0 +1,122 @@
+"""From a test case to the chat messages that a model is asked with.
+
+    PromptRenderer(criteria).render(TestCase(0, "What is 17 + 25?"))
+    -> ({"role": "system", "content": "You are careful."}, {"role": "user", "content": "What is 17 + 25?"})
+
+Variables of a template: `input`, `choices`, `letters` (A, B, ... for the choices), `metadata`, `id`, `index`; then the
+keys of an input that is an object, then the keys of the metadata. The expected output is not among them. An input
+with `messages` is passed on as it is, after the system prompt and the examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evalservice.catalog.criteria import DEFAULT_CHOICE_TEMPLATE, DEFAULT_TEMPLATE, EvaluationCriteria, Example
+from evalservice.catalog.mapping import letter
+from evalservice.catalog.sandbox import MAX_RENDERED_CHARS, PromptError, Template, compile_template
+from evalservice.errors import InvalidInput
+from evalservice.records import JSON, TestCase
+
+__all__ = ["PromptError", "PromptRenderer", "template_variables"]
+
+Message = Mapping[str, JSON]
+
+
+class PromptRenderer:
+    """A benchmark's prompts, compiled once. Made anew where it is unpickled."""
+
+    def __init__(self, criteria: EvaluationCriteria) -> None:
+        self.criteria = criteria
+        given = criteria.prompt_template
+        self._plain = compile_template(given or DEFAULT_TEMPLATE, "prompt_template")
+        self._choices = self._plain if given else compile_template(DEFAULT_CHOICE_TEMPLATE, "prompt_template")
+        system = criteria.system_prompt
+        self._system = compile_template(system, "system_prompt") if system else None
+        self._turns: list[Message] = []
+        self._inline = ""
+        self._add_examples(criteria.few_shot.examples, criteria.few_shot.style)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PromptRenderer, (self.criteria,)
+
+    def render(self, case: TestCase) -> tuple[Message, ...]:
+        """The messages for one test case. Raises `PromptError`, which is this item's error."""
+        variables = template_variables(case)
+        messages: list[Message] = []
+        if self._system:
+            messages.append({"role": "system", "content": self._system.render(variables)})
+        messages += self._turns
+        if isinstance(case.input, Mapping) and "messages" in case.input:
+            own = case.input["messages"]
+            self._check_size(own)
+            return (*messages, *own)
+        text = self._inline + self._template(case).render(variables)
+        return (*messages, {"role": "user", "content": text})
+
+    def template_hash(self) -> str:
+        """The hash of all that makes the prompts."""
+        return self.criteria.template_hash()
+
+    def check_against(self, sample: TestCase) -> None:
+        """Renders a real test case; raises `InvalidInput` that names the template and what fails in it."""
+        try:
+            self.render(sample)
+        except PromptError as error:
+            field, _, problem = error.message.partition(", ")
+            template = self.criteria.system_prompt if field == "system_prompt" else self.criteria.prompt_template
+            accepted = f"a template that renders test case {sample.id or sample.index}: {problem or error.message}"
+            raise InvalidInput(field, template or "the default template", accepted) from error
+
+    def _template(self, case: TestCase) -> Template:
+        return self._choices if case.choices else self._plain
+
+    def _add_examples(self, examples: tuple[Example, ...], style: str) -> None:
+        for number, example in enumerate(examples):
+            case = TestCase(
+                number, example.input, f"example-{number + 1}", choices=example.choices, metadata=example.metadata
+            )
+            try:
+                prompt = self._example_messages(case)
+            except PromptError as error:
+                raise InvalidInput(f"few_shot.examples.{number}", example.input, error.message) from error
+            if style == "turns":
+                self._turns += [*prompt, {"role": "assistant", "content": example.output}]
+            elif len(prompt) == 1 and isinstance(prompt[0].get("content"), str):
+                self._inline += f"{prompt[0]['content']}\n{example.output}\n\n"
+            else:
+                raise InvalidInput(
+                    f"few_shot.examples.{number}.input", example.input, 'one text; messages need the style "turns"'
+                )
+
+    def _example_messages(self, case: TestCase) -> list[Message]:
+        if isinstance(case.input, Mapping) and "messages" in case.input:
+            messages = case.input["messages"]
+            if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+                raise PromptError("messages: a list of objects with role and content is expected")
+            return list(messages)
+        return [{"role": "user", "content": self._template(case).render(template_variables(case))}]
+
+    @staticmethod
+    def _check_size(messages: list[dict[str, JSON]]) -> None:
+        chars = sum(len(text) for message in messages if isinstance(text := message.get("content"), str))
+        if chars > MAX_RENDERED_CHARS:
+            raise PromptError(f"messages: more than {MAX_RENDERED_CHARS:,} characters")
+
+
+def template_variables(case: TestCase) -> dict[str, Any]:
+    """What a template sees of a test case."""
+    own: dict[str, Any] = {
+        "input": case.input,
+        "choices": case.choices,
+        "letters": tuple(letter(position) for position in range(len(case.choices or ()))),
+        "metadata": case.metadata,
+        "id": case.id,
+        "index": case.index,
+    }
+    for more in (case.input, case.metadata):
+        if isinstance(more, Mapping):
+            for name, value in more.items():
+                own.setdefault(name, value)
+    return own

@@ -1,0 +1,106 @@
+"""What the catalog takes: new models, datasets and benchmarks, validated field by field."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+
+from evalservice.catalog.criteria import EvaluationCriteria, invalid_input
+from evalservice.catalog.mapping import FieldMapping
+from evalservice.catalog.model_config import ModelConfig
+from evalservice.errors import InvalidInput
+from evalservice.organizations.secrets import origin_of
+
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")
+]
+Text = Annotated[str, StringConstraints(max_length=20_000, pattern=r"^[^\x00]*$")]
+Version = Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=r"^[^\x00-\x1f]+$")]
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")]
+Dollars = Annotated[Decimal, Field(ge=0, lt=Decimal(10) ** 10, decimal_places=10, allow_inf_nan=False)]
+
+PLATFORMS = ("openai", "vllm", "transformers")
+_METADATA_HOSTS = {"metadata.google.internal", "metadata.goog", "instance-data"}
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(kind: type[M], values: Mapping[str, Any]) -> M:
+    """Validate; the first problem becomes InvalidInput that names the field."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise invalid_input(error, kind) from None
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class NewModel(_Input):
+    """A model to register. Prices in US dollars per million tokens; `parent` names another model."""
+
+    name: Name
+    platform: Annotated[str, StringConstraints(min_length=1, max_length=50)]
+    model_id: Name
+    display_name: Annotated[str, StringConstraints(max_length=200)] = ""
+    description: Text = ""
+    version: Version = "1.0.0"
+    parent: str | None = None
+    base_url: str = ""
+    api_key: SecretStr | None = None
+    capabilities: tuple[str, ...] = ()
+    input_price: Dollars | None = None
+    output_price: Dollars | None = None
+    config: ModelConfig = ModelConfig()
+    tags: tuple[Tag, ...] = ()
+
+
+class NewDataset(_Input):
+    """A dataset to register, without its records."""
+
+    name: Name
+    description: Text = ""
+    tags: tuple[Tag, ...] = ()
+    mapping: FieldMapping = FieldMapping()
+    input_schema: dict[str, Any] = {}
+    output_schema: dict[str, Any] = {}
+
+
+class NewBenchmark(_Input):
+    """A benchmark to register; `dataset` is the name or id of a registered dataset."""
+
+    name: Name
+    dataset: str
+    category: str
+    criteria: EvaluationCriteria
+    description: Text = ""
+    version: Version = "1.0.0"
+    scoring_methodology: Text = ""
+    tags: tuple[Tag, ...] = ()
+
+
+def check_base_url(url: str) -> None:
+    """Refuse what is no http(s) URL, and addresses that hand out a machine's own credentials.
+
+    Raises InvalidInput naming `base_url`.
+    """
+    origin = origin_of(url)
+    host = origin.split("://", 1)[1].rsplit(":", 1)[0].strip("[]").lower().rstrip(".")
+    refused = host in _METADATA_HOSTS
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    if address is not None:
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        refused = mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified or mapped == _AWS_METADATA_V6
+    if refused:
+        raise InvalidInput("base_url", url, "link-local and metadata addresses are not reached")
+
+
+_AWS_METADATA_V6 = ipaddress.ip_address("fd00:ec2::254")

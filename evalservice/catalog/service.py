@@ -1,0 +1,245 @@
+"""Register and find models, datasets and benchmarks. Every function takes the tenant's session; edges commit."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from evalservice.catalog.blocks import Block, read_block
+from evalservice.catalog.prompts import PromptRenderer
+from evalservice.catalog.schemas import NewBenchmark, NewDataset, NewModel, check_base_url
+from evalservice.catalog.snapshots import Snapshot, open_snapshot
+from evalservice.errors import AlreadyExists, InvalidInput, NotFound
+from evalservice.organizations.secrets import SecretBox, origin_of
+from evalservice.organizations.service import store_credential
+from evalservice.scoring import build_extraction, build_scorers
+from evalservice.tables import (
+    BENCHMARK_CATEGORIES,
+    BenchmarkSuite,
+    EvaluationDataset,
+    Model,
+    ModelCapability,
+    ModelCapabilityLink,
+)
+
+T = TypeVar("T", Model, EvaluationDataset, BenchmarkSuite)
+
+OPENAI_URL = "https://api.openai.com/v1"
+ENGINES = ("vllm", "transformers")
+
+
+def add_model(
+    session: Session,
+    box: SecretBox,
+    organization_id: uuid.UUID,
+    new: NewModel,
+    *,
+    platforms: Sequence[str],
+    user_id: uuid.UUID | None = None,
+) -> Model:
+    """Register a model. `platforms`: those that this installation can call.
+
+    Raises InvalidInput (platform, capability, base_url, price), NotFound (parent), AlreadyExists.
+    """
+    _check_platform(new, platforms)
+    _refuse_taken(session, Model, "model", new.name, new.version)
+    same = session.execute(
+        select(Model.name).where(
+            Model.platform == new.platform, Model.platform_model_id == new.model_id, Model.version == new.version
+        )
+    ).scalar()
+    if same is not None:
+        raise AlreadyExists(
+            f"model: {new.platform} {new.model_id!r} version {new.version} is registered as {same!r}: give another --version"
+        )
+    links = [_capability(session, name) for name in new.capabilities]
+    parent = find(session, Model, new.parent, "parent") if new.parent else None
+    credential_id = None
+    if new.api_key is not None:
+        url = new.base_url or OPENAI_URL
+        credential_id = store_credential(
+            session, box, organization_id, name=new.name, origin=origin_of(url), secret=new.api_key, user_id=user_id
+        ).id
+    model = Model(
+        organization_id=organization_id,
+        name=new.name,
+        display_name=new.display_name or new.name,
+        description=new.description,
+        platform=new.platform,
+        platform_model_id=new.model_id,
+        version=new.version,
+        parent_model_id=parent.id if parent else None,
+        default_config=new.config.set_values(),
+        supported_configs=sorted(type(new.config).model_fields),
+        tags=list(new.tags),
+        base_url=new.base_url,
+        credential_id=credential_id,
+        input_price_per_million=new.input_price,
+        output_price_per_million=new.output_price,
+    )
+    for older in session.scalars(select(Model).where(Model.name == new.name, Model.is_latest)):
+        older.is_latest = False
+    session.add(model)
+    session.flush()
+    for capability in links:
+        session.add(
+            ModelCapabilityLink(organization_id=organization_id, model_id=model.id, capability_id=capability.id)
+        )
+    session.flush()
+    return model
+
+
+def _check_platform(new: NewModel, platforms: Sequence[str]) -> None:
+    if new.platform not in platforms:
+        raise InvalidInput("platform", new.platform, f"accepted are {', '.join(platforms)}")
+    if (new.input_price is None) != (new.output_price is None):
+        missing = "input_price" if new.input_price is None else "output_price"
+        raise InvalidInput(missing, None, "give both prices (USD per million tokens) or neither")
+    if new.platform in ENGINES:
+        for field, value in (("base_url", new.base_url), ("api_key", new.api_key)):
+            if value:
+                raise InvalidInput(
+                    field,
+                    value if field == "base_url" else "…",
+                    f"{new.platform} loads the weights itself; an engine server that already runs is --platform openai",
+                )
+        return
+    if new.base_url:
+        check_base_url(new.base_url)
+    elif new.platform == "openai" and new.api_key is None:
+        raise InvalidInput(
+            "api_key_env",
+            None,
+            f"{OPENAI_URL} needs a key: name the variable that holds it with "
+            "--api-key-env, or give --base-url for another server",
+        )
+    if new.config.engine:
+        raise InvalidInput("config.engine", new.config.engine, f"only {' and '.join(ENGINES)} take engine options")
+
+
+def _capability(session: Session, name: str) -> ModelCapability:
+    capability = session.scalar(select(ModelCapability).where(ModelCapability.name == name))
+    if capability is None:
+        known = session.scalars(select(ModelCapability.name).order_by(ModelCapability.name))
+        raise InvalidInput("capability", name, f"accepted are {', '.join(known)}")
+    return capability
+
+
+def add_dataset(
+    session: Session,
+    organization_id: uuid.UUID,
+    new: NewDataset,
+    snapshot: Snapshot,
+    *,
+    file_path: str = "",
+    file_format: str = "",
+    test_cases: Iterable[Any] = (),
+    user_id: uuid.UUID | None = None,
+) -> EvaluationDataset:
+    """Register a dataset whose snapshot is written. `file_path` is where it came from; `test_cases` if inline."""
+    refuse_taken_dataset(session, new.name)
+    dataset = EvaluationDataset(
+        organization_id=organization_id,
+        name=new.name,
+        description=new.description,
+        tags=list(new.tags),
+        test_cases=list(test_cases),
+        file_path=file_path[-500:],
+        file_format=file_format,
+        input_schema=new.input_schema,
+        output_schema=new.output_schema,
+        total_test_cases=snapshot.total,
+        has_ground_truth=snapshot.has_ground_truth,
+        content_hash=snapshot.content_hash,
+        snapshot_uri=snapshot.uri,
+        metadata_={"has_clusters": snapshot.has_clusters, "has_choices": snapshot.has_choices},
+        created_by_id=user_id,
+    )
+    session.add(dataset)
+    session.flush()
+    return dataset
+
+
+def refuse_taken_dataset(session: Session, name: str) -> None:
+    """Raises AlreadyExists; asked before a long file is read, too."""
+    if session.scalar(select(EvaluationDataset.id).where(EvaluationDataset.name == name)) is not None:
+        raise AlreadyExists(f"dataset: the name {name!r} is taken")
+
+
+def add_benchmark(
+    session: Session, organization_id: uuid.UUID, new: NewBenchmark, *, user_id: uuid.UUID | None = None
+) -> BenchmarkSuite:
+    """Register a benchmark: its prompt is tried on a real record, its scorers and extraction are built once.
+
+    Raises InvalidInput naming the part of the criteria that is wrong, NotFound (dataset), AlreadyExists.
+    """
+    if new.category not in BENCHMARK_CATEGORIES:
+        raise InvalidInput("category", new.category, f"accepted are {', '.join(BENCHMARK_CATEGORIES)}")
+    dataset = find(session, EvaluationDataset, new.dataset, "dataset")
+    _refuse_taken(session, BenchmarkSuite, "benchmark", new.name, new.version)
+    check_criteria(new, dataset)
+    suite = BenchmarkSuite(
+        organization_id=organization_id,
+        name=new.name,
+        description=new.description,
+        version=new.version,
+        category=new.category,
+        dataset_id=dataset.id,
+        evaluation_criteria=new.criteria.as_json(),
+        scoring_methodology=new.scoring_methodology,
+        tags=list(new.tags),
+        created_by_id=user_id,
+    )
+    session.add(suite)
+    session.flush()
+    return suite
+
+
+def check_criteria(new: NewBenchmark, dataset: EvaluationDataset) -> None:
+    """Everything about the criteria that can be known before a run."""
+    scorers = build_scorers(new.criteria.as_json()["scorers"])
+    build_extraction(new.criteria.output_extraction)
+    metrics = [metric.name for scorer in scorers for metric in scorer.metrics]
+    primary = new.criteria.primary_metric
+    if primary is not None and primary not in metrics:
+        raise InvalidInput("primary_metric", primary, f"the scorers give {', '.join(metrics)}")
+    first = read_block(open_snapshot(dataset.snapshot_uri), Block(0, 1))[0]
+    PromptRenderer(new.criteria).check_against(first)
+
+
+def find(session: Session, kind: type[T], reference: str, field: str) -> T:
+    """A model, dataset or benchmark by id, name or name@version (the latest version without). Raises NotFound."""
+    try:
+        row = session.get(kind, uuid.UUID(reference))
+        if row is not None:
+            return row
+    except ValueError:
+        pass
+    name, _, version = reference.rpartition("@")
+    columns: Any = kind
+    by_name = columns.name == reference
+    if name and kind is not EvaluationDataset:
+        by_name = or_(by_name, (columns.name == name) & (columns.version == version))
+    row = session.scalars(select(kind).where(by_name).order_by(columns.created_at.desc(), columns.id.desc())).first()
+    if row is None:
+        names = session.scalars(select(columns.name).order_by(columns.created_at.desc()).limit(10)).all()
+        known = ", ".join(dict.fromkeys(names))
+        raise NotFound(field, reference, f"known are {known}" if known else f"no {field} is registered yet")
+    return row
+
+
+def listed(session: Session, kind: type[T], limit: int = 200) -> Sequence[T]:
+    """The newest first."""
+    columns: Any = kind
+    return session.scalars(select(kind).order_by(columns.created_at.desc(), columns.id.desc()).limit(limit)).all()
+
+
+def _refuse_taken(
+    session: Session, kind: type[Model] | type[BenchmarkSuite], field: str, name: str, version: str
+) -> None:
+    if session.scalar(select(func.count()).where(kind.name == name, kind.version == version)):
+        raise AlreadyExists(f"{field}: {name!r} version {version} exists: give another name or --version")

@@ -1,0 +1,108 @@
+"""Postgres: engines, the tenant transaction, COPY, and foreign errors translated where they enter.
+
+Everything that touches rows runs inside `tenant_transaction`: it sets the organization for row-level security and
+commits once, at the edge. Without an organization a query sees nothing.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.orm import Session
+
+from evalservice.errors import DatabaseUnavailable, InvalidInput, SchemaBehind
+
+SERVICE_ROLE = "evalservice_service"
+CONNECT_TIMEOUT_SECONDS = 10
+
+
+def make_engine(url: str, *, pool_size: int = 5) -> Engine:
+    """An engine for a `postgresql://` URL. Raises InvalidInput when it is not one; connects lazily."""
+    try:
+        parsed = make_url(url)
+    except Exception:
+        raise InvalidInput("DATABASE_URL", _redacted(url), "postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
+    if parsed.get_backend_name() != "postgresql":
+        raise InvalidInput("DATABASE_URL", _redacted(url), "postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    engine = create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "evalservice"},
+    )
+    event.listen(engine, "connect", _in_utc)
+    return engine
+
+
+def _in_utc(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET timezone = 'UTC'")
+    connection.commit()
+
+
+def _redacted(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except Exception:
+        return url.split("@")[-1]
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn a driver's error into ours: unreachable or restarting server, missing tables."""
+    try:
+        yield
+    except (OperationalError, psycopg.OperationalError) as error:
+        raise DatabaseUnavailable(f"Postgres does not answer: {_first_line(error)}") from error
+    except ProgrammingError as error:
+        if isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+            raise SchemaBehind("the database's schema is behind: run `evalservice db upgrade`") from error
+        raise
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise DatabaseUnavailable(f"Postgres went away: {_first_line(error)}") from error
+        raise
+
+
+def _first_line(error: BaseException) -> str:
+    original = getattr(error, "orig", None) or error
+    lines = str(original).strip().splitlines()
+    return lines[0] if lines else type(original).__name__
+
+
+@contextmanager
+def tenant_transaction(engine: Engine, organization_id: uuid.UUID) -> Iterator[Session]:
+    """One transaction in which only `organization_id`'s rows exist; commits at the end, rolls back on an error.
+
+    Raises DatabaseUnavailable and SchemaBehind; other errors pass.
+    """
+    with translated_errors(), Session(engine, expire_on_commit=False) as session, session.begin():
+        set_organization(session, organization_id)
+        yield session
+
+
+def set_organization(session: Session, organization_id: uuid.UUID) -> None:
+    """Set the organization that row-level security compares with, until the transaction ends."""
+    session.execute(text("SELECT set_config('evalservice.organization_id', :id, true)"), {"id": str(organization_id)})
+
+
+def driver_connection(session: Session) -> psycopg.Connection[Any]:
+    """The psycopg connection under a session, inside its transaction."""
+    connection = session.connection().connection.driver_connection
+    assert isinstance(connection, psycopg.Connection)
+    return connection
+
+
+def copy_rows(cursor: psycopg.Cursor[Any], statement: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Send rows by COPY. `statement` is the whole `COPY … FROM STDIN`; values are adapted by psycopg (text format)."""
+    with cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)

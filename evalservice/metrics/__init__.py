@@ -1,0 +1,1 @@
+"""Metrics over time and across models."""

@@ -1,0 +1,1 @@
+"""Organizations: identity, roles, keys, and provider credentials."""

