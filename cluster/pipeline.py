@@ -61,14 +61,14 @@ def scored_rows(plan: RunPlan, blocks: Sequence[Block], signal: Any) -> Iterator
 def _execute(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool) -> Iterator[pa.Table]:
     """One pass over the blocks. alone: one block at a time and no second try, to find out which one is deadly."""
     graph = _graph(plan, blocks, signal, alone=alone)
-    for table in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield table
+    yield from graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
 def _graph(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool) -> Dataset:
     context = DataContext.get_current()
     context.max_errored_blocks = -1  # a block whose actor died is left out, the others go on
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what was lost is found by counting, and logged below
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
     retries = 0 if alone else RETRIES

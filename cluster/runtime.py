@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,13 +139,14 @@ def start_ray(settings: Settings) -> None:
 
     Raises ClusterUnavailable in one line.
     """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
         return
+    _native_stderr_to(settings.home_path / "logs" / "ray.log")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         if settings.ray_address:
             ray.init(address=settings.ray_address, namespace="evalservice", **quiet)
@@ -160,7 +162,16 @@ def start_ray(settings: Settings) -> None:
         where = f"RAY_ADDRESS {settings.ray_address!r}" if settings.ray_address else "a local Ray"
         lines = str(error).strip().splitlines()
         raise ClusterUnavailable(f"{where} cannot be used: {lines[0] if lines else type(error).__name__}") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _native_stderr_to(path: Path) -> None:
+    """Where Python's stderr is another descriptor (the command line), Ray's native code talks to a file instead."""
+    if sys.stderr.fileno() == 2:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
 
 
 def stop_ray() -> None:

@@ -85,7 +85,10 @@ def _import_vllm() -> Any:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        import vllm
+        with warnings.catch_warnings(action="ignore"):
+            import vllm
+
+            _ = vllm.LLM, vllm.EngineArgs  # imported on first use: a broken installation shows here
     except ModuleNotFoundError as error:
         if error.name == "vllm":
             raise EngineUnavailable(f"vLLM is not installed: {HINT}") from None
@@ -234,6 +237,8 @@ class VllmBackend:
             return
         while self._waiting and len(self._running) < self._window:
             block = self._waiting[0]
+            if block.stop.is_set():  # rendering long prompts takes its time: look again before each
+                return
             index = block.next
             block.next += 1
             if block.next == len(block.requests):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -15,13 +15,20 @@ from pydantic import SecretStr
 
 from evalservice.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from cluster.runtime import Platform
+    from evalservice.catalog.schemas import NewModel
+    from evalservice.tables import Model
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="A tag; repeatable.")]
 Description = Annotated[str, typer.Option("--description", metavar="S", help="What it is, in a sentence.")]
 
 
 @contextmanager
-def platform() -> Iterator[Any]:
+def platform() -> Iterator[Platform]:
     """Postgres, open for this command."""
     from cluster.runtime import open_platform, read_settings
 
@@ -98,4 +105,28 @@ def with_interval(result: dict[str, Any]) -> str:
     return text
 
 
-Emit = Callable[[Any], None]
+def register_model(opened: Platform, session: Session, new: NewModel) -> Model:
+    """Store the model's key, encrypted and bound to its origin, and register the model, in one transaction."""
+    from actors.providers import hosted_platforms
+    from evalservice.catalog.service import ENGINES, OPENAI_URL, add_model
+    from evalservice.organizations.secrets import origin_of
+    from evalservice.organizations.service import store_credential
+
+    credential = None
+    if new.api_key is not None and new.platform not in ENGINES:
+        credential = store_credential(
+            session,
+            opened.box,
+            opened.organization_id,
+            name=new.name,
+            origin=origin_of(new.base_url or OPENAI_URL),
+            secret=new.api_key,
+            user_id=opened.user_id,
+        )
+    return add_model(
+        session,
+        opened.organization_id,
+        new,
+        platforms=[*hosted_platforms(), *ENGINES],
+        credential_id=credential.id if credential else None,
+    )

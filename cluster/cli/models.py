@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.cli.common import Description, Json, Tags, dollars, json_object, money, platform, secret_from_environment
+from cluster.cli.common import (
+    Description,
+    Json,
+    Tags,
+    dollars,
+    json_object,
+    money,
+    platform,
+    register_model,
+    secret_from_environment,
+)
 from cluster.cli.output import print_json, print_table, say
 
 app = typer.Typer(help="Models: hosted (OpenAI-compatible) and self-hosted (vLLM, transformers).", no_args_is_help=True)
@@ -55,10 +65,8 @@ def add(
       evalservice models add mini --platform openai --model-id gpt-4o-mini --api-key-env OPENAI_API_KEY
       --input-price 0.15 --output-price 0.60
     """
-    from actors.providers import hosted_platforms
     from evalservice.catalog.model_config import ModelConfig
     from evalservice.catalog.schemas import NewModel, parse
-    from evalservice.catalog.service import ENGINES, add_model
 
     new = parse(
         NewModel,
@@ -80,14 +88,7 @@ def add(
         },
     )
     with platform() as opened, opened.transaction() as session:
-        model = add_model(
-            session,
-            opened.box,
-            opened.organization_id,
-            new,
-            platforms=[*hosted_platforms(), *ENGINES],
-            user_id=opened.user_id,
-        )
+        model = register_model(opened, session, new)
         document = describe(model)
     if json:
         print_json(document)

@@ -12,29 +12,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
-from typing import IO, Any
+from io import TextIOWrapper
+from typing import IO, Any, cast
 from uuid import UUID
 
 import orjson
 from rich.console import Console
 from rich.table import Table
 
-_stdout: IO[str] = sys.stdout
+_stdout: TextIOWrapper = cast(TextIOWrapper, sys.stdout)
 
 
 def take_stdout() -> None:
-    """Keep the real stdout for results, and let everyone else's go to stderr. Once, at the start of a command."""
+    """Keep the real stdout for results, and let everyone else's go to stderr. Once, at the start of a command.
+
+    Python's own stderr moves off descriptor 2 as well, so that what native code writes there can be sent elsewhere.
+    """
     global _stdout
     if _stdout is not sys.stdout:
         return
     sys.stdout.flush()
     _stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
     os.dup2(2, 1)
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
 
 
-def stdout() -> IO[str]:
-    """The real stdout."""
-    return _stdout
+def binary_stdout() -> IO[bytes]:
+    """The real stdout, for bytes."""
+    _stdout.flush()
+    return cast(IO[bytes], _stdout.buffer)
 
 
 def print_json(document: Any) -> None:

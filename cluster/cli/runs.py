@@ -246,7 +246,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Export a run's rows, in bounded memory."""
-    from cluster.cli.output import stdout
+    from cluster.cli.output import binary_stdout
     from evalservice.errors import InvalidInput
     from evalservice.interchange import FORMATS, export_results
     from evalservice.runs.results import stream_results
@@ -259,7 +259,7 @@ def export(
     with platform() as opened, opened.transaction() as session:
         run = get_run(session, run_id)
         rows = stream_results(session, run.id)
-        written = export_results(rows, file_format, output if output is not None else stdout().buffer)
+        written = export_results(rows, file_format, output if output is not None else binary_stdout())
     if json:
         print_json({"id": run.id, "format": file_format, "file": output, "rows": written})
     else:

@@ -6,7 +6,7 @@ plan_blocks(600, skip={0, 1, 300}) -> [Block(2, 256), Block(256, 512, only=(256,
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -30,7 +30,7 @@ class Block:
     stop: int
     only: tuple[int, ...] | None = None
 
-    def indices(self) -> Iterable[int]:
+    def indices(self) -> Sequence[int]:
         """The indices of the block's test cases, ascending."""
         return range(self.start, self.stop) if self.only is None else self.only
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
@@ -14,8 +15,6 @@ from evalservice.catalog.prompts import PromptRenderer
 from evalservice.catalog.schemas import NewBenchmark, NewDataset, NewModel, check_base_url
 from evalservice.catalog.snapshots import Snapshot, open_snapshot
 from evalservice.errors import AlreadyExists, InvalidInput, NotFound
-from evalservice.organizations.secrets import SecretBox, origin_of
-from evalservice.organizations.service import store_credential
 from evalservice.scoring import build_extraction, build_scorers
 from evalservice.tables import (
     BENCHMARK_CATEGORIES,
@@ -34,14 +33,13 @@ ENGINES = ("vllm", "transformers")
 
 def add_model(
     session: Session,
-    box: SecretBox,
     organization_id: uuid.UUID,
     new: NewModel,
     *,
     platforms: Sequence[str],
-    user_id: uuid.UUID | None = None,
+    credential_id: uuid.UUID | None = None,
 ) -> Model:
-    """Register a model. `platforms`: those that this installation can call.
+    """Register a model. `platforms`: those that this installation can call; `credential_id`: the stored API key.
 
     Raises InvalidInput (platform, capability, base_url, price), NotFound (parent), AlreadyExists.
     """
@@ -54,16 +52,11 @@ def add_model(
     ).scalar()
     if same is not None:
         raise AlreadyExists(
-            f"model: {new.platform} {new.model_id!r} version {new.version} is registered as {same!r}: give another --version"
+            f"model: {new.platform} {new.model_id!r} version {new.version} is registered as {same!r}: "
+            "give another --version"
         )
     links = [_capability(session, name) for name in new.capabilities]
     parent = find(session, Model, new.parent, "parent") if new.parent else None
-    credential_id = None
-    if new.api_key is not None:
-        url = new.base_url or OPENAI_URL
-        credential_id = store_credential(
-            session, box, organization_id, name=new.name, origin=origin_of(url), secret=new.api_key, user_id=user_id
-        ).id
     model = Model(
         organization_id=organization_id,
         name=new.name,
@@ -213,23 +206,27 @@ def check_criteria(new: NewBenchmark, dataset: EvaluationDataset) -> None:
 
 def find(session: Session, kind: type[T], reference: str, field: str) -> T:
     """A model, dataset or benchmark by id, name or name@version (the latest version without). Raises NotFound."""
-    try:
+    row = find_or_none(session, kind, reference)
+    if row is not None:
+        return row
+    columns: Any = kind
+    names = session.scalars(select(columns.name).order_by(columns.created_at.desc()).limit(10)).all()
+    known = ", ".join(dict.fromkeys(names))
+    raise NotFound(field, reference, f"known are {known}" if known else f"no {field} is registered yet")
+
+
+def find_or_none(session: Session, kind: type[T], reference: str) -> T | None:
+    """As `find`, None when there is no such row."""
+    with contextlib.suppress(ValueError):
         row = session.get(kind, uuid.UUID(reference))
         if row is not None:
             return row
-    except ValueError:
-        pass
     name, _, version = reference.rpartition("@")
     columns: Any = kind
     by_name = columns.name == reference
     if name and kind is not EvaluationDataset:
         by_name = or_(by_name, (columns.name == name) & (columns.version == version))
-    row = session.scalars(select(kind).where(by_name).order_by(columns.created_at.desc(), columns.id.desc())).first()
-    if row is None:
-        names = session.scalars(select(columns.name).order_by(columns.created_at.desc()).limit(10)).all()
-        known = ", ".join(dict.fromkeys(names))
-        raise NotFound(field, reference, f"known are {known}" if known else f"no {field} is registered yet")
-    return row
+    return session.scalars(select(kind).where(by_name).order_by(columns.created_at.desc(), columns.id.desc())).first()
 
 
 def listed(session: Session, kind: type[T], limit: int = 200) -> Sequence[T]:

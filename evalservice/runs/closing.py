@@ -1,4 +1,4 @@
-"""Close a run: aggregates with their uncertainty, metric rows, statistics of model and benchmark, in one transaction."""
+"""Close a run: aggregates with uncertainty, metric rows, statistics of model and benchmark, in one transaction."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -28,7 +28,7 @@ class NewRun:
 
     model: Model
     benchmark: BenchmarkSuite
-    config: ModelConfig = ModelConfig()
+    config: ModelConfig = field(default_factory=ModelConfig)
     limit: int | None = None
     max_concurrency: int | None = None
     name: str = ""

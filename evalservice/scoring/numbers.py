@@ -138,7 +138,7 @@ def _plain(text: str, decimal: str) -> str:
 
 
 def _boxes(text: str) -> Iterator[str]:
-    """What stands in each `\\boxed{…}`, the last first; braces nest; without braces or unclosed, the rest of the line."""
+    """What stands in each `\\boxed{…}`, the last first; braces nest; without or unclosed, to the line's end."""
     for box in reversed(deque(_BOX.finditer(text), MAX_MARKERS)):
         start, depth = box.end(), 1
         if box[1]:

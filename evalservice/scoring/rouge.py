@@ -39,7 +39,7 @@ class Rouge(Scorer["Rouge.Parameters"]):
         types: tuple[RougeType, ...] = Field(default=("rouge1", "rouge2", "rougeL", "rougeLsum"), min_length=1)
         stemmer: bool = False
         sentences: Literal["newline", "split"] = "newline"
-        max_chars: int = Field(default=200_000, ge=1)
+        max_chars: int = Field(default=100_000, ge=1)
         max_cells: int = Field(default=4_000_000, ge=1)
 
     name = "rouge"
@@ -93,13 +93,14 @@ class _Text:
 
     def __init__(self, text: str, scorer: Rouge) -> None:
         tokenize = scorer._tokenizer.tokenize
-        self.tokens: list[str] = tokenize(text)
         self._ngrams: dict[int, Any] = {}
         self.sentences: list[list[str]] = []
         if "rougeLsum" in scorer._types:
             if scorer.parameters.sentences == "split":
                 text = _SENTENCE_END.sub("\n", text)
             self.sentences = [tokenize(line) for line in text.split("\n") if line]
+        # a line break is no part of a token, so the text's tokens are its lines' (stemming twice would cost the most)
+        self.tokens: list[str] = [t for line in self.sentences for t in line] if self.sentences else tokenize(text)
 
     def ngrams(self, order: int) -> Any:
         if order not in self._ngrams:

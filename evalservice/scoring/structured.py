@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import jsonschema
@@ -66,8 +68,8 @@ class JsonSchema(Scorer["JsonSchema.Parameters"]):
 
     def _problem(self, value: JSON) -> str | None:
         schema = self.parameters.json_schema
-        deadline = time.monotonic() + self.parameters.timeout
-        kind = bounded(validator_for(schema, jsonschema.Draft202012Validator), deadline)
+        kind = bounded(validator_for(schema, jsonschema.Draft202012Validator))
+        _clock.deadline = time.monotonic() + self.parameters.timeout
         try:
             error = next(kind(schema, registry=Registry()).iter_errors(value), None)
         except TimeoutError:
@@ -83,7 +85,12 @@ def unfenced(text: str) -> str:
     return fenced[1] if fenced else text
 
 
-def bounded(kind: Any, deadline: float) -> Any:
+_clock = threading.local()
+"""`deadline`: when the validation in this thread has to end."""
+
+
+@lru_cache(maxsize=16)
+def bounded(kind: Any) -> Any:
     """A validator class whose every keyword raises TimeoutError past the deadline, patterns and uniqueness included."""
     searching: dict[str, Keyword] = {
         "pattern": _pattern,
@@ -94,7 +101,7 @@ def bounded(kind: Any, deadline: float) -> Any:
 
     def timed(keyword: Keyword) -> Keyword:
         def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
-            left = deadline - time.monotonic()
+            left = _clock.deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
             if keyword in searching.values():

