@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,13 +68,21 @@ class Generate:
                 rows.append(failed_row(case, ItemError("prompt_error", error.message, retryable=False)))
         epochs = self._criteria.epochs
         requests = [ChatRequest(messages, self._sampling_of(e)) for _, messages in prompts for e in range(epochs)]
-        answers = await self._backend.complete(requests, stop)
+        answers = await self._answers(requests, stop)
         for position, (case, messages) in enumerate(prompts):
             samples = answers[position * epochs : (position + 1) * epochs]
             complete = [sample for sample in samples if sample is not None]
             if len(complete) == epochs:  # else the run was stopped before all of the item was answered
                 rows.append(generated_row(case, messages, complete))
         return generated_table(rows)
+
+    async def _answers(self, requests: Sequence[ChatRequest], stop: asyncio.Event) -> list[Completion | None]:
+        try:
+            return await self._backend.complete(requests, stop)
+        except EngineUnavailable as error:
+            # The engine died under way. So does this actor: Ray starts another and gives it the same block.
+            log.error("engine_died run=%s error=%s", self._plan.run_id, error.message)
+            os._exit(1)
 
     def _sampling_of(self, epoch: int) -> dict[str, Any]:
         seed = self._sampling.get("seed", self._plan.seed)

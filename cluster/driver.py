@@ -39,7 +39,7 @@ POLL_SECONDS = 1.0
 DATABASE_PATIENCE_SECONDS = 90.0
 HOPELESS_AFTER = 20
 """So many failures of the kinds below, and not one success, end the run: it would fail for every test case."""
-HOPELESS_KINDS = frozenset({"authentication", "not_found"})
+HOPELESS_KINDS = frozenset({"authentication", "not_found", "engine_error"})
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class Progress:
     failed: int = 0
     cost: Decimal = Decimal(0)
     errors: Counter[str] = field(default_factory=Counter)
+    first_error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +159,10 @@ def _store(job: Drive, rows: pa.Table, stop: Stop, signal: Any, progress: Progre
     progress.completed += stored.completed
     progress.failed += stored.failed
     progress.cost += sum((Decimal(cost) for cost in rows.column("cost").to_pylist() if cost), Decimal(0))
-    kinds = rows.filter(pc.invert(rows.column("success"))).column("error_kind").to_pylist()
-    progress.errors.update(kinds)
+    failures = rows.filter(pc.invert(rows.column("success")))
+    progress.errors.update(failures.column("error_kind").to_pylist())
+    if len(failures) and not progress.first_error:
+        progress.first_error = failures.column("error_message")[0].as_py()
 
 
 @contextlib.contextmanager
@@ -208,6 +211,8 @@ def _tell(signal: Any, state: str) -> None:
 def _close(job: Drive, stop: Stop, progress: Progress) -> EvaluationRun:
     status, message = "completed", ""
     kinds = ", ".join(f"{kind} ({count})" for kind, count in progress.errors.most_common(3))
+    if progress.first_error:
+        kinds += f"; the first: {progress.first_error}"
     if stop.reason == "hopeless":
         status, message = "failed", f"stopped: every request failed: {kinds}"
     elif progress.completed + progress.failed < job.total:

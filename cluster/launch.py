@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 import time
 import uuid
@@ -15,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from actors.blocks import GENERATED, case_json, dump, generated_table
+from actors.engines import check_here, check_options
 from actors.plan import RunPlan
 from actors.score import Score
 from cluster.driver import Drive, Progress, Stop, drive, lease_patience
@@ -24,7 +24,7 @@ from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.catalog.model_config import ModelConfig
 from evalservice.catalog.service import ENGINES, OPENAI_URL, find
 from evalservice.catalog.snapshots import open_snapshot
-from evalservice.errors import EngineUnavailable, InvalidTransition, LeaseHeld, ProviderUnreachable, RunFailed
+from evalservice.errors import InvalidTransition, LeaseHeld, ProviderUnreachable, RunFailed
 from evalservice.organizations.secrets import origin_of
 from evalservice.organizations.service import open_credential
 from evalservice.pricing import Price
@@ -69,7 +69,7 @@ def new_run(
             name,
             priority,
         )
-        _check_reachable(platform, found_model)
+        _check_reachable(platform, found_model, found_benchmark, new.config)
         run = create_run(session, platform.organization_id, new, user_id=platform.user_id)
         plan_of(platform, session, run)  # the credential opens, the configuration holds together
         return run.id, claim(session, run.id, owner) if owner else None
@@ -161,13 +161,13 @@ def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan
     )
 
 
-def _check_reachable(platform: Platform, model: Model) -> None:
+def _check_reachable(platform: Platform, model: Model, benchmark: BenchmarkSuite, own: ModelConfig) -> None:
     """Refuse early what cannot work: nobody listens at the model's address, or its engine is not installed here."""
     if model.platform in ENGINES:
-        if not platform.settings.ray_address and importlib.util.find_spec(model.platform) is None:
-            from actors.engines import INSTALL_HINTS
-
-            raise EngineUnavailable(f"platform {model.platform!r}: {INSTALL_HINTS[model.platform]}")
+        config = run_config(model, EvaluationCriteria.model_validate(benchmark.evaluation_criteria), own)
+        check_options(model.platform, config.engine or {}, config.sampling())
+        if not platform.settings.ray_address:
+            check_here(model.platform, model.platform_model_id)
         return
     if platform.settings.ray_address:
         return  # the cluster's network is not this machine's

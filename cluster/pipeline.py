@@ -119,7 +119,7 @@ def _generation_pool(plan: RunPlan, *, alone: bool) -> tuple[ActorPoolStrategy, 
 def _gpus(plan: RunPlan) -> int:
     if not plan.self_hosted or not ray.cluster_resources().get("GPU"):
         return 0
-    from actors.engines import gpus_needed
+    from actors.engines.vllm import gpus_needed
 
     return gpus_needed(ModelConfig.model_validate(plan.config).engine or {})
 

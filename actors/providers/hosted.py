@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
@@ -153,9 +155,20 @@ class HostedBackend:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._endpoint.concurrency, ttl_dns_cache=300),
                 timeout=aiohttp.ClientTimeout(total=self._endpoint.timeout, sock_connect=10.0),
-                trust_env=True,
+                proxy=environment_proxy(self._url),
             )
         return self._session
+
+
+def environment_proxy(url: str) -> str | None:
+    """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name for a URL.
+
+    Found once: a client that trusts the environment looks there, and for a .netrc file, at every request.
+    """
+    parts = urlsplit(url)
+    if proxy_bypass(parts.netloc):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 class _AnswerTooLargeError(Exception):

@@ -19,6 +19,8 @@ from actors.providers.wire import shape_error
 from evalservice.records import JSON, ChatRequest, Completion, ErrorKind, ItemError
 
 MAX_ERROR_MESSAGE = 500
+MAX_TOKENS = 10_000_000
+"""A count beyond the longest contexts is no count; it would not fit the columns that add counts up either."""
 
 
 class OpenAIChat:
@@ -145,7 +147,7 @@ def _text(content: JSON) -> str | None:
 
 
 def _count(value: JSON) -> int | None:
-    valid = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    valid = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS
     return value if valid else None
 
 

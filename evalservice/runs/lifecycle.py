@@ -117,16 +117,17 @@ def _take(session: Session, run_id: uuid.UUID, owner: str, claimable: ColumnElem
 
 
 def reopen(session: Session, run_id: uuid.UUID) -> None:
-    """failed | cancelled → pending. Raises InvalidTransition otherwise."""
+    """failed | cancelled → pending. Raises LeaseHeld when somebody has just resumed it, InvalidTransition otherwise."""
     changed = session.execute(
         update(EvaluationRun)
         .where(EvaluationRun.id == run_id, EvaluationRun.status.in_(("failed", "cancelled")))
         .values(status="pending", lease_owner=None, lease_expires_at=None, cancel_requested_at=None)
     )
     if _rows(changed) == 0:
-        raise InvalidTransition(
-            f"run {run_id} is {lease_state(session, run_id).status}: only a failed or cancelled run can be resumed"
-        )
+        state = lease_state(session, run_id)
+        if state.owner is not None:
+            raise LeaseHeld(f"run {run_id} is being driven by {state.owner}")
+        raise InvalidTransition(f"run {run_id} is {state.status}: only a failed or cancelled run can be resumed")
 
 
 def renew(session: Session, lease: Lease) -> datetime | None:

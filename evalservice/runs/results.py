@@ -53,6 +53,7 @@ _STAGING = "CREATE TEMPORARY TABLE IF NOT EXISTS staged_results ({}) ON COMMIT D
 _NAMES = ", ".join(COLUMNS)
 _COPY = f"COPY staged_results ({_NAMES}) FROM STDIN (FORMAT csv)"
 _MERGE = sql.SQL(f"""
+    WITH changed AS (
     INSERT INTO evaluation_results AS stored (organization_id, evaluation_run_id, {_NAMES})
     SELECT %(organization)s, %(run)s, {", ".join(f"coalesce({n}, now())" if n == "executed_at" else n for n in COLUMNS)}
     FROM staged_results ORDER BY test_case_index
@@ -60,6 +61,10 @@ _MERGE = sql.SQL(f"""
     SET {", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name not in ("id", "test_case_index"))}
     WHERE NOT stored.success AND stored.is_retryable
     RETURNING (xmax = 0) AS inserted, success
+    )
+    SELECT count(*) FILTER (WHERE success),
+           count(*) FILTER (WHERE inserted AND NOT success) - count(*) FILTER (WHERE success AND NOT inserted)
+    FROM changed
 """)
 _RESCORE = sql.SQL("""
     UPDATE evaluation_results AS stored SET metrics = staged.metrics, score_details = staged.score_details
@@ -82,10 +87,9 @@ def store_results(session: Session, lease: Lease, organization_id: uuid.UUID, ro
     with connection.cursor() as cursor:
         _stage(cursor, rows)
         cursor.execute(_MERGE, {"organization": organization_id, "run": lease.run_id})
-        changed = cursor.fetchall()
-    completed = sum(1 for _, success in changed if success)
-    repaired = sum(1 for inserted, success in changed if success and not inserted)
-    failed = sum(1 for inserted, success in changed if inserted and not success) - repaired
+        counts = cursor.fetchone()
+    assert counts is not None
+    completed, failed = counts
     advance(session, lease, completed, failed)
     return Stored(completed, failed)
 
@@ -106,7 +110,6 @@ def _stage(cursor: object, rows: pa.Table) -> None:
         pa_csv.WriteOptions(include_header=False, quoting_style="all_valid"),
     )
     cursor.execute(_STAGING)  # type: ignore[attr-defined]
-    cursor.execute("TRUNCATE staged_results")  # type: ignore[attr-defined]
     with cursor.copy(_COPY) as copy:  # type: ignore[attr-defined]
         copy.write(text.getbuffer())
 

@@ -1,0 +1,19 @@
+"""`make perf`: every benchmark of our own speed, one after the other."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.perf import hosted, writing
+
+writing.main()
+hosted.main()
+if importlib.util.find_spec("vllm") is None:
+    print("\nself-hosted: vLLM is not installed")
+else:
+    script = Path(__file__).with_name("self_hosted.py")
+    subprocess.run([sys.executable, str(script)], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
