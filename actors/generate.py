@@ -47,13 +47,18 @@ class Generate:
         self._backend = make_backend(plan)
 
     async def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
-        """`batch["block"]`: what `block_batch` wrote. One row comes out for each test case that was sent or cannot be sent."""
+        """`batch["block"]`: what `block_batch` wrote. A row comes out for each test case that was or cannot be sent."""
         if self._follower is None:
             self._follower = Follower(self._signal)
         self._follower.start()
         await self._follower.go.wait()
+        if self._signal is not None:
+            self._signal.began.remote()
         tables = [await self._block(_block(str(text)), self._follower.stop) for text in batch["block"]]
-        return pa.concat_tables(tables) if tables else GENERATED.empty_table()
+        answered = pa.concat_tables(tables) if tables else GENERATED.empty_table()
+        if self._signal is not None:
+            self._signal.ended.remote(len(answered))
+        return answered
 
     async def _block(self, block: Block, stop: asyncio.Event) -> pa.Table:
         if stop.is_set():

@@ -20,6 +20,8 @@ class RunSignal:
     def __init__(self) -> None:
         self._state: State = "running"
         self._changed = asyncio.Event()
+        self._under_way = 0
+        self._rows = 0
 
     async def set(self, state: State) -> None:
         """Change the state and wake everyone who waits; what was stopped stays stopped."""
@@ -34,6 +36,19 @@ class RunSignal:
         while self._state == known:
             await self._changed.wait()
         return self._state
+
+    async def began(self) -> None:
+        """A block is under way."""
+        self._under_way += 1
+
+    async def ended(self, rows: int) -> None:
+        """A block left the generate stage with so many rows."""
+        self._under_way -= 1
+        self._rows += rows
+
+    async def outstanding(self) -> tuple[int, int]:
+        """Blocks under way, and the rows that have left the generate stage so far."""
+        return self._under_way, self._rows
 
     async def stopped(self) -> bool:
         """Whether the run was stopped."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
+import queue
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -27,6 +29,7 @@ from evalservice.catalog.snapshots import open_snapshot
 from evalservice.records import ItemError
 
 RETRIES = 3
+POLL_SECONDS = 0.5
 ACTOR_CPUS = 0.25
 
 log = logging.getLogger(__name__)
@@ -59,9 +62,61 @@ def scored_rows(plan: RunPlan, blocks: Sequence[Block], signal: Any) -> Iterator
 
 
 def _execute(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool) -> Iterator[pa.Table]:
-    """One pass over the blocks. alone: one block at a time and no second try, to find out which one is deadly."""
+    """One pass over the blocks. alone: one block at a time and no second try, to find out which one is deadly.
+
+    A thread of its own walks through the graph. Once the run was stopped and all that was answered is here, the rest
+    of the graph (blocks that are passed on empty) is left to that thread.
+    """
     graph = _graph(plan, blocks, signal, alone=alone)
-    yield from graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    tables: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=4)
+    left = threading.Event()
+    threading.Thread(target=_walk, args=(graph, tables, left), name="pipeline", daemon=True).start()
+    _, received = ray.get(signal.outstanding.remote())
+    try:
+        while True:
+            try:
+                table = tables.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                table = SCORED.empty_table()
+            if isinstance(table, BaseException):
+                raise table
+            if table is None:
+                return
+            if len(table) == 0 and _all_here(signal, received):
+                return
+            received += len(table)
+            yield table
+    finally:
+        left.set()
+
+
+def _walk(graph: Dataset, tables: queue.Queue[pa.Table | BaseException | None], left: threading.Event) -> None:
+    end: BaseException | None = None
+    try:
+        for table in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            _put(tables, table, left)
+    except BaseException as error:
+        end = error
+    _put(tables, end, left)
+
+
+def _put(
+    tables: queue.Queue[pa.Table | BaseException | None], item: pa.Table | BaseException | None, left: threading.Event
+) -> None:
+    while not left.is_set():
+        try:
+            tables.put(item, timeout=POLL_SECONDS)
+        except queue.Full:
+            continue
+        return
+
+
+def _all_here(signal: Any, received: int) -> bool:
+    """Whether the run was stopped, no request is under way any more, and every answered row has arrived."""
+    if not ray.get(signal.stopped.remote()):
+        return False
+    under_way, generated = ray.get(signal.outstanding.remote())
+    return bool(under_way <= 0 and received >= generated)
 
 
 def _graph(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool) -> Dataset:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
+import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,7 +146,24 @@ def start_ray(settings: Settings) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
         return
-    _native_stderr_to(settings.home_path / "logs" / "ray.log")
+    with _kept_signal_handlers():
+        _connect(settings)
+
+
+@contextmanager
+def _kept_signal_handlers() -> Iterator[None]:
+    """`ray.init` puts a SIGTERM handler of its own in the place of ours."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _connect(settings: Settings) -> None:
+    import ray
+
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
     try:
         if settings.ray_address:
@@ -162,16 +180,6 @@ def start_ray(settings: Settings) -> None:
         where = f"RAY_ADDRESS {settings.ray_address!r}" if settings.ray_address else "a local Ray"
         lines = str(error).strip().splitlines()
         raise ClusterUnavailable(f"{where} cannot be used: {lines[0] if lines else type(error).__name__}") from error
-
-
-def _native_stderr_to(path: Path) -> None:
-    """Where Python's stderr is another descriptor (the command line), Ray's native code talks to a file instead."""
-    if sys.stderr.fileno() == 2:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
 
 
 def stop_ray() -> None:

@@ -99,7 +99,9 @@ def _connection(url: str) -> Iterator[Connection]:
             yield connection
     except OperationalError as error:
         reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else "no answer"
-        raise DatabaseUnavailable(f"{address.render_as_string()} cannot be used: {reason}") from error
+        raise DatabaseUnavailable(
+            f"{address.set(drivername='postgresql').render_as_string()} cannot be used: {reason}"
+        ) from error
     except DBAPIError as error:
         if isinstance(error.orig, postgres.InsufficientPrivilege):
             raise InvalidInput(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
-import click
 import typer
 
 from cluster.cli import benchmarks, datasets, db, demo, leaderboard, models, run, runs
@@ -33,6 +33,10 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(db.app, name="db")
 
 
+# Typer brings a click of its own or uses the installed one, by its version: this is the one it uses.
+_UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
 def main() -> None:
     """Run a command; errors of the user's or the world's become one line on stderr and an exit code."""
     take_stdout()
@@ -40,13 +44,10 @@ def main() -> None:
     try:
         with quiet_broken_pipe():
             code = _exit_code(app(standalone_mode=False))
-    except click.exceptions.NoArgsIsHelpError as error:
-        note(error.format_message())
-        code = 2
-    except click.ClickException as error:
+    except _UsageError as error:
         error.show(file=sys.stderr)
         code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         note("interrupted")
         code = 130
     except InvalidRecords as error:

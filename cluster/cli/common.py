@@ -13,6 +13,7 @@ import orjson
 import typer
 from pydantic import SecretStr
 
+from cluster.cli.output import native_stderr_to
 from evalservice.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def platform() -> Iterator[Platform]:
     from cluster.runtime import open_platform, read_settings
 
     with open_platform(read_settings()) as opened:
+        native_stderr_to(opened.settings.home_path / "logs" / "native.log")
         yield opened
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
 from io import TextIOWrapper
+from pathlib import Path
 from typing import IO, Any, cast
 from uuid import UUID
 
@@ -42,6 +43,16 @@ def binary_stdout() -> IO[bytes]:
     """The real stdout, for bytes."""
     _stdout.flush()
     return cast(IO[bytes], _stdout.buffer)
+
+
+def native_stderr_to(path: Path) -> None:
+    """Send what native code (Ray, engines) writes to descriptor 2 to a file; Python's stderr is another by now."""
+    if sys.stderr.fileno() == 2:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
 
 
 def print_json(document: Any) -> None:
@@ -91,7 +102,7 @@ def _looks_numeric(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, UUID):
+    if isinstance(value, UUID | Path):
         return str(value)
     if isinstance(value, Decimal):
         return format(value, "f")

@@ -18,6 +18,7 @@ from cluster.cli.output import note
 from cluster.driver import Progress, Stop
 
 WINDOW_SECONDS = 10.0
+DOUBLE_SECONDS = 1.0
 
 
 @contextmanager
@@ -70,11 +71,20 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def cancelled_by_signals(stop: Stop) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) stops sending and keeps what was answered; the second ends the process at once."""
+    """The first Ctrl-C (or SIGTERM) stops sending and keeps what was answered; the second ends the process at once.
+
+    Wrappers (make, timeout) pass one keystroke on twice, so a second one counts only after a moment.
+    """
+    first = 0.0
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.requested():
+        nonlocal first
+        now = time.monotonic()
+        if first and now - first > DOUBLE_SECONDS:
             raise KeyboardInterrupt
+        if first:
+            return
+        first = now
         stop.request("cancelled")
         note("cancelling: what was answered is kept (Ctrl-C again to leave at once)")
 

@@ -1,0 +1,298 @@
+"""Real parts for every test: Postgres, a provider, a local Ray, the command line.
+
+A test that names `cli` or `bench` runs on a migrated Postgres of its own; one that names `embedded_cli` on the
+embedded server that the command starts itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from tests.postgres import database_url, empty_database_url, fresh_database, postgres_server, template_database
+from tests.provider import RunningProvider, running_provider
+
+__all__ = ["database_url", "empty_database_url", "postgres_server", "template_database"]
+
+OURS = ("EVALSERVICE_", "RAY_ADDRESS", "DATABASE_URL")
+ROOT = Path(__file__).parent.parent
+
+
+def clean_environment(**changes: str) -> dict[str, str]:
+    """This process's environment without what configures evalservice, with these changes."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    return {**kept, **changes}
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60.0, *, what: str = "the condition") -> Any:
+    """Poll until a condition holds and give its value; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} does not hold after {seconds} s"
+        time.sleep(0.02)
+    return value
+
+
+@pytest.fixture(scope="session")
+def _provider() -> Iterator[RunningProvider]:
+    with running_provider() as running:
+        yield running
+
+
+@pytest.fixture
+def provider(_provider: RunningProvider) -> RunningProvider:
+    """A provider that computes sums and echoes the rest, without faults, its counters at zero."""
+    _provider.reset()
+    return _provider
+
+
+@contextlib.contextmanager
+def new_home() -> Iterator[Path]:
+    """An empty home that the embedded Postgres's user can enter; nothing is left running in it."""
+    home = Path(tempfile.mkdtemp(prefix="evalservice-home-"))
+    home.chmod(0o755)
+    try:
+        yield home
+    finally:
+        stop = [sys.executable, "-m", "cluster.cli", "db", "stop"]
+        if (home / "postgres").exists():
+            environment = clean_environment(EVALSERVICE_HOME=str(home))
+            subprocess.run(stop, cwd=ROOT, env=environment, capture_output=True, check=False)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def evalservice_home() -> Iterator[Path]:
+    """A home of the test's own."""
+    with new_home() as home:
+        yield home
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """The one JSON document on stdout."""
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True, slots=True)
+class Cli:
+    """The `evalservice` command, in processes of its own."""
+
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, *arguments: object, timeout: float = 120.0, **environment: str) -> Ended:
+        """Run a command to its end."""
+        return self._ended(self.start(*arguments, **environment), timeout)
+
+    def _ended(self, process: subprocess.Popen[str], timeout: float) -> Ended:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            kill_family(process)
+            raise
+        return Ended(process.returncode, out, err)
+
+    def ok(self, *arguments: object, **environment: str) -> Any:
+        """Run a command that must succeed, with --json; gives its document."""
+        ended = self(*arguments, "--json", **environment)
+        assert ended.code == 0, ended.err
+        return ended.json()
+
+    def limited(self, *arguments: object, file_kilobytes: int) -> Ended:
+        """Run a command that can write no file larger than this: what a full disk is to it."""
+        shell = ["bash", "-c", f'ulimit -f {file_kilobytes}; exec "$@"', "limited"]
+        return self._ended(self._start([*shell, *self._command(arguments)], {}), 120.0)
+
+    def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+        """Start a command and go on; its session is its own."""
+        return self._start(self._command(arguments), environment)
+
+    def _command(self, arguments: Iterable[object]) -> list[str]:
+        return [sys.executable, "-m", "cluster.cli", *map(str, arguments)]
+
+    def _start(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**clean_environment(EVALSERVICE_HOME=str(self.home)), **self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def kill_family(process: subprocess.Popen[Any]) -> None:
+    """kill -9: a command and all that it started, but for Postgres, which belongs to no command."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(process.pid)
+        family = [each for each in parent.children(recursive=True) if "postgres" not in each.name()]
+        for each in (parent, *family):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.fixture
+def kill() -> Callable[[subprocess.Popen[Any]], None]:
+    """kill -9 of a command with its children."""
+    return kill_family
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """Poll until a condition holds."""
+    return wait_until
+
+
+@pytest.fixture
+def cli(evalservice_home: Path, database_url: str) -> Cli:
+    """The command line on a migrated Postgres of the test's own."""
+    return Cli(evalservice_home, {"DATABASE_URL": database_url})
+
+
+@pytest.fixture(scope="module")
+def shared_cli(postgres_server: str, template_database: str) -> Iterator[Cli]:
+    """The command line on a migrated Postgres that the module's tests share."""
+    with new_home() as home, fresh_database(postgres_server, template=template_database) as url:
+        yield Cli(home, {"DATABASE_URL": url})
+
+
+@pytest.fixture
+def embedded_cli(evalservice_home: Path) -> Cli:
+    """The command line on its embedded Postgres."""
+    return Cli(evalservice_home)
+
+
+@pytest.fixture(scope="session")
+def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of one local Ray, started in this process, for every test that runs its driver here."""
+    import ray
+
+    from cluster.runtime import start_ray, stop_ray
+    from evalservice.settings import Settings
+
+    start_ray(Settings(home=tmp_path_factory.mktemp("ray"), ray_address=None))
+    yield ray.get_runtime_context().gcs_address
+    stop_ray()
+
+
+@dataclass(slots=True)
+class Bench:
+    """A platform with shortcuts: register what a run needs, drive it in this process, read its rows."""
+
+    platform: Any
+    url: str
+    _count: int = 0
+
+    def benchmark(self, records: Iterable[dict[str, Any]], scorers: Any = "numeric_match", **criteria: Any) -> str:
+        """A dataset of these records and a benchmark of category qa over it; gives the benchmark's name."""
+        from evalservice.catalog.criteria import parse_criteria
+        from evalservice.catalog.datasets import snapshot
+        from evalservice.catalog.schemas import NewBenchmark, NewDataset
+        from evalservice.catalog.service import add_benchmark, add_dataset
+
+        name = self._name("benchmark")
+        platform = self.platform
+        stored = snapshot(enumerate(records, 1), platform.settings.data_root_uri, platform.organization_id)
+        parsed = parse_criteria({"scorers": scorers, **criteria})
+        with platform.transaction() as session:
+            add_dataset(session, platform.organization_id, NewDataset(name=name), stored)
+            new = NewBenchmark(name=name, dataset=name, category="qa", criteria=parsed)
+            add_benchmark(session, platform.organization_id, new)
+        return name
+
+    def model(self, base_url: str, **values: Any) -> str:
+        """A hosted model; gives its name, which is also what the provider calls it."""
+        from cluster.cli.common import register_model
+        from evalservice.catalog.schemas import NewModel
+
+        name = self._name("model")
+        new = NewModel(name=name, platform="openai", model_id=name, base_url=base_url, **values)
+        with self.platform.transaction() as session:
+            register_model(self.platform, session, new)
+        return name
+
+    def run(self, model: str, benchmark: str, **options: Any) -> Any:
+        """Create a run and drive it to its end; gives the run."""
+        from cluster.driver import Stop
+        from cluster.launch import run_claimed
+
+        return run_claimed(self.platform, self.claimed(model, benchmark, **options), Stop(), lambda _: None)
+
+    def claimed(self, model: str, benchmark: str, *, owner: str = "test", **options: Any) -> Any:
+        """Create a run and claim it; gives the lease."""
+        from cluster.launch import new_run
+
+        _, lease = new_run(
+            self.platform, model=model, benchmark=benchmark, config=options.pop("config", {}), owner=owner, **options
+        )
+        assert lease is not None
+        return lease
+
+    def resume(self, run_id: Any) -> Any:
+        """Resume a run and drive it to its end; gives the run."""
+        from cluster.driver import Stop
+        from cluster.launch import claim_for_resume, run_claimed
+
+        lease = claim_for_resume(self.platform, str(run_id), lambda _: None)
+        assert lease is not None, "nothing to resume"
+        return run_claimed(self.platform, lease, Stop(), lambda _: None)
+
+    def cli(self, **environment: str) -> Cli:
+        """The command line on the same platform."""
+        return Cli(self.platform.settings.home_path, {"DATABASE_URL": self.url, **environment})
+
+    def rows(self, run_id: Any) -> list[dict[str, Any]]:
+        """A run's stored rows by test case index."""
+        query = "SELECT * FROM evaluation_results WHERE evaluation_run_id = %s ORDER BY test_case_index"
+        return self.execute(query, str(run_id))
+
+    def execute(self, statement: str, *values: Any) -> list[dict[str, Any]]:
+        """SQL as the database's owner."""
+        with psycopg.connect(self.url, row_factory=dict_row) as connection:
+            cursor = connection.execute(statement.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
+    def _name(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind}-{self._count}"
+
+
+@pytest.fixture(scope="module")
+def bench(postgres_server: str, template_database: str, local_ray: str) -> Iterator[Bench]:
+    """A platform on a Postgres of the module's own and on the session's Ray."""
+    from cluster.runtime import open_platform
+    from evalservice.settings import Settings
+
+    with (
+        new_home() as home,
+        fresh_database(postgres_server, template=template_database) as url,
+        open_platform(Settings(home=home, database_url=url, ray_address=None)) as platform,
+    ):
+        yield Bench(platform, url)
