@@ -21,7 +21,7 @@ from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.catalog.model_config import ModelConfig
 from evalservice.catalog.prompts import PromptError, PromptRenderer
 from evalservice.catalog.snapshots import open_snapshot
-from evalservice.errors import EngineUnavailable
+from evalservice.errors import EngineUnavailable, EvalserviceError
 from evalservice.records import ChatRequest, Completion, ItemError, TestCase
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,13 @@ class Generate:
         await self._follower.go.wait()
         if self._signal is not None:
             self._signal.began.remote()
-        tables = [await self._block(_block(str(text)), self._follower.stop) for text in batch["block"]]
+        try:
+            tables = [await self._block(_block(str(text)), self._follower.stop) for text in batch["block"]]
+        except EvalserviceError as error:  # it concerns the run, not an item of it
+            if self._signal is None:
+                raise
+            await self._signal.fail.remote(error.message)
+            tables = []
         answered = pa.concat_tables(tables) if tables else GENERATED.empty_table()
         if self._signal is not None:
             self._signal.ended.remote(len(answered))

@@ -20,6 +20,7 @@ class RunSignal:
     def __init__(self) -> None:
         self._state: State = "running"
         self._changed = asyncio.Event()
+        self._failure = ""
         self._under_way = 0
         self._rows = 0
 
@@ -36,6 +37,15 @@ class RunSignal:
         while self._state == known:
             await self._changed.wait()
         return self._state
+
+    async def fail(self, reason: str) -> None:
+        """Stop the run because of something that concerns all of it, e.g. a snapshot that a node cannot read."""
+        self._failure = self._failure or reason
+        await self.set("stopped")
+
+    async def failure(self) -> str:
+        """Why the run was stopped by one of its actors; "" if it was not."""
+        return self._failure
 
     async def began(self) -> None:
         """A block is under way."""

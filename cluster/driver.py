@@ -28,8 +28,9 @@ from actors.plan import RunPlan
 from actors.signal import RunSignal
 from cluster.pipeline import scored_rows
 from evalservice.catalog.blocks import plan_blocks
+from evalservice.catalog.snapshots import open_snapshot
 from evalservice.database import tenant_transaction
-from evalservice.errors import DatabaseUnavailable, EvalserviceError, LeaseLost
+from evalservice.errors import DatabaseUnavailable, EvalserviceError, LeaseLost, RunFailed
 from evalservice.runs.closing import close_run
 from evalservice.runs.lifecycle import HEARTBEAT_SECONDS, LEASE_SECONDS, Lease, renew
 from evalservice.runs.results import settled_mask, store_results
@@ -117,6 +118,7 @@ def _store_all(job: Drive, stop: Stop, signal: Any) -> Progress:
         run = session.get_one(EvaluationRun, run_id)
         progress = Progress(job.total, run.completed_test_cases, run.failed_test_cases)
     job.on_progress(progress)
+    open_snapshot(job.plan.snapshot_uri)
     blocks = plan_blocks(job.total, job.plan.block_rows, settled)
     if not blocks:
         return progress
@@ -127,6 +129,9 @@ def _store_all(job: Drive, stop: Stop, signal: Any) -> Progress:
             raise LeaseLost(f"run {run_id}: this driver's lease was taken over; it writes nothing more")
         if progress.completed == 0 and _hopeless(progress.errors) >= HOPELESS_AFTER:
             stop.request("hopeless")
+    failure = ray.get(signal.failure.remote())
+    if failure:
+        raise RunFailed(failure)
     return progress
 
 

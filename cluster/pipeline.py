@@ -190,7 +190,7 @@ def _worker_died(plan: RunPlan, blocks: Sequence[Block]) -> pa.Table:
     """Failed rows for test cases that kill whoever handles them. Not retryable: they would kill again."""
     snapshot = open_snapshot(plan.snapshot_uri)
     error = ItemError(
-        "worker_died", "the worker process died each time that it handled this test case", retryable=False
+        "worker_died", "the worker failed or died each time that it handled this test case", retryable=False
     )
     rows = [failed_row(case, error) for block in blocks for case in read_block(snapshot, block)]
     scored: pa.Table = Score(plan.criteria)(generated_table(rows))

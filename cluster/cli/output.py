@@ -7,6 +7,7 @@ descriptor 1 is pointed at stderr, and only this module writes to the real one.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,7 +99,7 @@ def _cell(value: Any) -> str:
 
 
 def _looks_numeric(value: Any) -> bool:
-    return value is None or isinstance(value, int | float | Decimal) or str(value)[:1].isdigit()
+    return value is None or re.fullmatch(r"-?\$?[\d.,/]*( ms)?", str(value)) is not None
 
 
 def _plain(value: Any) -> Any:

@@ -324,6 +324,22 @@ def test_a_run_without_a_single_answer_is_failed_and_every_test_case_says_why(
     assert {row["error_kind"] for row in bench.rows(run.id)} == {"context_length"}
 
 
+def test_a_snapshot_that_cannot_be_read_fails_the_run_with_the_reason_and_no_row(
+    bench: Any, provider: RunningProvider
+) -> None:
+    benchmark = bench.benchmark(sums(40, " Then stop."))
+    [row] = bench.execute("SELECT snapshot_uri FROM evaluation_datasets ORDER BY created_at DESC LIMIT 1")
+    (Path(row["snapshot_uri"]) / "shard-00000.parquet").write_bytes(b"damaged")
+    model = bench.model(provider.url)
+    with pytest.raises(EvalserviceError, match=r"snapshot .* cannot be read"):
+        bench.run(model, benchmark)
+    [run] = bench.execute("SELECT id, status, error_message FROM evaluation_runs ORDER BY created_at DESC LIMIT 1")
+    assert run["status"] == "failed"
+    assert "cannot be read" in run["error_message"]
+    assert bench.rows(run["id"]) == []
+    assert provider.sent(model) == {}
+
+
 def test_a_resume_asks_only_for_what_may_succeed_now(bench: Any, provider: RunningProvider) -> None:
     provider.control(faults=0.4, kinds=["json_503"])
     model, benchmark = bench.model(provider.url, config={"max_attempts": 1}), bench.benchmark(sums(60))
