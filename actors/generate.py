@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from actors.backend import Backend
 from actors.blocks import GENERATED, failed_row, generated_row, generated_table
-from actors.plan import REQUESTS_PER_ACTOR, RunPlan
+from actors.plan import RunPlan
 from actors.signal import Follower
 from evalservice.catalog.blocks import Block, read_block
 from evalservice.catalog.criteria import EvaluationCriteria
@@ -25,11 +25,6 @@ from evalservice.errors import EngineUnavailable, EvalserviceError
 from evalservice.records import ChatRequest, Completion, ItemError, TestCase
 
 log = logging.getLogger(__name__)
-
-
-def actors_for(plan: RunPlan) -> int:
-    """How many generation actors share a hosted run's concurrency."""
-    return max(1, math.ceil(plan.concurrency / REQUESTS_PER_ACTOR))
 
 
 class Generate:
@@ -119,7 +114,7 @@ def make_backend(plan: RunPlan) -> Backend:
     if plan.self_hosted:
         try:
             return _engine(plan, config)
-        except EngineUnavailable as error:
+        except EvalserviceError as error:
             return Broken(error.message)
     from actors.providers import wire_format
     from actors.providers.hosted import DEFAULT_TIMEOUT, Endpoint, HostedBackend
@@ -131,7 +126,7 @@ def make_backend(plan: RunPlan) -> Backend:
         model_id=plan.model_id,
         api_key=plan.api_key,
         price=plan.price,
-        concurrency=math.ceil(plan.concurrency / actors_for(plan)),
+        concurrency=math.ceil(plan.concurrency / plan.actors),
         timeout=config.timeout_seconds or DEFAULT_TIMEOUT,
         backoff=Backoff(attempts=config.max_attempts or DEFAULT_ATTEMPTS),
     )

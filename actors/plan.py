@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
+from evalservice.catalog.model_config import ENGINES
 from evalservice.pricing import Price
 from evalservice.records import JSON
 
 MAX_BLOCK_ROWS = 256
-REQUESTS_PER_ACTOR = 1024
-ENGINES = ("vllm", "transformers")
+MOST_BLOCKS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class RunPlan:
     """One run: where its test cases are, how the model is asked, how answers are scored.
 
     criteria: the benchmark's validated `evaluation_criteria`. config: the effective model configuration.
-    concurrency: requests in flight over all actors (hosted platforms).
+    concurrency: requests in flight over all `actors` (hosted platforms). total: the run's test cases.
     """
 
     run_id: str
@@ -35,6 +35,8 @@ class RunPlan:
     price: Price | None = None
     config: Mapping[str, JSON] = field(default_factory=dict)
     seed: int | None = None
+    total: int = 0
+    actors: int = 1
 
     @property
     def self_hosted(self) -> bool:
@@ -43,7 +45,8 @@ class RunPlan:
 
     @property
     def block_rows(self) -> int:
-        """Test cases a block: small enough that a slow item holds back little, and that little is lost in a crash."""
+        """Test cases a block: small enough that a slow item holds back little, and that little is lost in a crash;
+        large enough that a run has at most some ten thousand blocks."""
         if self.self_hosted:
             return MAX_BLOCK_ROWS
-        return max(1, min(MAX_BLOCK_ROWS, self.concurrency // 4))
+        return max(1, min(MAX_BLOCK_ROWS, max(self.concurrency // 4, self.total // MOST_BLOCKS)))

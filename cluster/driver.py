@@ -22,6 +22,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sqlalchemy import Engine
 
 from actors.plan import RunPlan
@@ -32,7 +33,7 @@ from evalservice.catalog.snapshots import open_snapshot
 from evalservice.database import tenant_transaction
 from evalservice.errors import DatabaseUnavailable, EvalserviceError, LeaseLost, RunFailed
 from evalservice.runs.closing import close_run
-from evalservice.runs.lifecycle import HEARTBEAT_SECONDS, LEASE_SECONDS, Lease, renew
+from evalservice.runs.lifecycle import ENDED, HEARTBEAT_SECONDS, LEASE_SECONDS, Lease, cancel_requested, renew
 from evalservice.runs.results import settled_mask, store_results
 from evalservice.tables import EvaluationRun
 
@@ -94,15 +95,17 @@ class Stop:
 def drive(job: Drive, stop: Stop) -> EvaluationRun:
     """Ask, score and store whatever the run still lacks, then close it; gives the closed run.
 
-    Raises LeaseLost when another driver took over, DatabaseUnavailable when Postgres stays away; the run is then still
-    `running` and can be resumed. Any other fault closes it as `failed` with the reason and is raised again.
+    Raises LeaseLost when another driver took over, DatabaseUnavailable when Postgres stays away, KeyboardInterrupt;
+    the run is then still `running` and can be resumed. Any other fault closes it as `failed` with the reason and is
+    raised again.
     """
-    signal = ray.remote(RunSignal).options(num_cpus=0, max_concurrency=100_000).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    signal = ray.remote(RunSignal).options(num_cpus=0, max_concurrency=100_000, scheduling_strategy=here).remote()
     try:
         with _watched(job, stop, signal):
             progress = _store_all(job, stop, signal)
-        return _close(job, stop, progress)
-    except (LeaseLost, DatabaseUnavailable):
+            return _close(job, stop, progress)
+    except (LeaseLost, DatabaseUnavailable, KeyboardInterrupt):
         raise
     except BaseException as error:
         _close_failed(job, error)
@@ -184,24 +187,30 @@ def _watched(job: Drive, stop: Stop, signal: Any) -> Iterator[None]:
 
 
 def _watch(job: Drive, stop: Stop, signal: Any, done: threading.Event) -> None:
-    renewed = 0.0
+    renewed = asked = time.monotonic()
     told = False
     while not done.is_set():
         if stop.requested() and not told:
             _tell(signal, "stopped")
             told = True
-        if time.monotonic() - renewed >= (HEARTBEAT_SECONDS if told else POLL_SECONDS):
-            try:
+        now = time.monotonic()
+        try:
+            if now - renewed >= HEARTBEAT_SECONDS:
                 with tenant_transaction(job.engine, job.organization_id) as session:
-                    if renew(session, job.lease) is not None:
+                    renew(session, job.lease)
+                renewed = now
+            if not told and now - asked >= POLL_SECONDS:
+                asked = now
+                with tenant_transaction(job.engine, job.organization_id) as session:
+                    if cancel_requested(session, job.lease):
                         stop.request("cancelled")
-                renewed = time.monotonic()
-            except LeaseLost:
+        except LeaseLost:
+            if not done.is_set():  # else the run was closed a moment ago
                 stop.request("lease_lost")
                 _tell(signal, "stopped")
-                return
-            except EvalserviceError as error:
-                log.warning("lease_not_renewed run=%s error=%s", job.lease.run_id, error)
+            return
+        except Exception as error:  # this thread must go on: it is the one that keeps the lease and hears Ctrl-C
+            log.warning("lease_not_renewed run=%s error=%s", job.lease.run_id, error)
         if told:
             done.wait(POLL_SECONDS)
         else:
@@ -214,19 +223,37 @@ def _tell(signal: Any, state: str) -> None:
 
 
 def _close(job: Drive, stop: Stop, progress: Progress) -> EvaluationRun:
-    status, message = "completed", ""
+    """Close the run by what Postgres says of it; while Postgres is away, try again for as long as in `_store`."""
+    deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
+    tried = False
+    while True:
+        try:
+            with tenant_transaction(job.engine, job.organization_id) as session:
+                run = session.get_one(EvaluationRun, job.lease.run_id)
+                if tried and run.status in ENDED and run.attempt == job.lease.attempt and run.lease_owner is None:
+                    return run  # the commit went through, its answer did not
+                status, message = _verdict(run, stop, progress)
+                return close_run(session, job.lease, status, error_message=message)
+        except DatabaseUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            tried = True
+            time.sleep(POLL_SECONDS)
+
+
+def _verdict(run: EvaluationRun, stop: Stop, progress: Progress) -> tuple[str, str]:
+    """How the run ends, and why."""
     kinds = ", ".join(f"{kind} ({count})" for kind, count in progress.errors.most_common(3))
     if progress.first_error:
         kinds += f"; the first: {progress.first_error}"
+    missing = run.total_test_cases - run.completed_test_cases - run.failed_test_cases
     if stop.reason == "hopeless":
-        status, message = "failed", f"stopped: every request failed: {kinds}"
-    elif progress.completed + progress.failed < job.total:
-        status = "cancelled"
-        message = f"cancelled with {job.total - progress.completed - progress.failed} test cases not asked"
-    elif progress.completed == 0:
-        status, message = "failed", f"no test case succeeded: {kinds}" if kinds else "no test case succeeded"
-    with tenant_transaction(job.engine, job.organization_id) as session:
-        return close_run(session, job.lease, status, error_message=message)
+        return "failed", f"stopped: every request failed: {kinds}"
+    if missing > 0:
+        return "cancelled", f"cancelled with {missing} test cases not asked"
+    if run.completed_test_cases == 0:
+        return "failed", f"no test case succeeded: {kinds}" if kinds else "no test case succeeded"
+    return "completed", ""
 
 
 def _close_failed(job: Drive, error: BaseException) -> None:

@@ -16,24 +16,25 @@ from sqlalchemy.orm import Session
 from actors.blocks import GENERATED, case_json, dump, generated_table
 from actors.engines import check_here, check_options
 from actors.plan import RunPlan
+from actors.providers.hosted import environment_proxy
 from actors.score import Score
 from cluster.driver import Drive, Progress, Stop, drive, lease_patience
 from cluster.runtime import Platform, start_ray
 from evalservice.catalog.blocks import plan_blocks, read_block
 from evalservice.catalog.criteria import EvaluationCriteria
-from evalservice.catalog.model_config import ModelConfig
-from evalservice.catalog.service import ENGINES, OPENAI_URL, find
+from evalservice.catalog.model_config import ENGINES, OPENAI_URL, ModelConfig
 from evalservice.catalog.snapshots import open_snapshot
-from evalservice.errors import InvalidTransition, LeaseHeld, ProviderUnreachable, RunFailed
+from evalservice.errors import InvalidTransition, LeaseHeld, ProviderUnreachable
+from evalservice.lookup import find
 from evalservice.organizations.secrets import origin_of
 from evalservice.organizations.service import open_credential
 from evalservice.pricing import Price
 from evalservice.records import TestCase
 from evalservice.runs.closing import close_run
-from evalservice.runs.lifecycle import Lease, claim, claim_completed, driver_name, lease_state, renew, reopen
+from evalservice.runs.lifecycle import Lease, claim, claim_completed, driver_name, lease_state, reopen
 from evalservice.runs.results import store_scores
 from evalservice.runs.scorers import scorers_of
-from evalservice.runs.service import NewRun, create_run, get_run, run_config
+from evalservice.runs.service import NewRun, configuration_hash, create_run, get_run, run_config
 from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationResult, EvaluationRun, Model
 
 DEFAULT_CONCURRENCY = 64
@@ -158,6 +159,7 @@ def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan
         price=price,
         config=config.set_values(),
         seed=criteria.seed,
+        total=run.total_test_cases,
     )
 
 
@@ -171,12 +173,13 @@ def _check_reachable(platform: Platform, model: Model, benchmark: BenchmarkSuite
         return
     if platform.settings.ray_address:
         return  # the cluster's network is not this machine's
-    origin = urlsplit(origin_of(model.base_url or OPENAI_URL))
+    url = model.base_url or OPENAI_URL
+    origin = urlsplit(origin_of(environment_proxy(url) or url))
     assert origin.hostname is not None
     try:
         socket.create_connection((origin.hostname, origin.port or 443), CONNECT_SECONDS).close()
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ProviderUnreachable(
             f"base_url: {model.base_url or OPENAI_URL!r} of model {model.name!r} does not answer ({reason}): "
             "start the server, or correct the address"
@@ -198,15 +201,14 @@ def rescore(platform: Platform, reference: str) -> EvaluationRun:
         criteria = run.provenance["criteria"]
     scorers = scorers_of(EvaluationCriteria.model_validate(criteria))
     score = Score(criteria)
-    for generated in _stored_completions(platform, lease.run_id, snapshot_uri):
-        rows = score(generated)
-        with platform.transaction() as session:
-            renew(session, lease)
-            store_scores(session, lease, rows)
-    with platform.transaction() as session:
+    with platform.transaction() as session:  # all or nothing: never new scores under old aggregates
+        for generated in _stored_completions(platform, lease.run_id, snapshot_uri):
+            store_scores(session, lease, score(generated))
         run = session.get_one(EvaluationRun, lease.run_id)
         run.provenance = {**run.provenance, "scorers": {scorer.key: scorer.version for scorer in scorers}}
-        return close_run(session, lease, None)
+        run.configuration_hash = configuration_hash(run.provenance, run.evaluation_config.get("limit"))
+        session.flush()
+        return close_run(session, lease, run.status)
 
 
 def _stored_completions(platform: Platform, run_id: uuid.UUID, snapshot_uri: str) -> Iterator[pa.Table]:
@@ -246,8 +248,3 @@ def _generated(row: EvaluationResult, case: TestCase) -> dict[str, object]:
         "completion_info": dump(row.completion_info),
         "cost": None if row.cost is None else format(row.cost, "f"),
     }
-
-
-def failed_message(run: EvaluationRun) -> RunFailed:
-    """The error of a run that ended without a measurement."""
-    return RunFailed(f"run {run.id} {run.status}: {run.error_message}")

@@ -13,24 +13,34 @@ import queue
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from actors.blocks import SCORED, failed_row, generated_table
-from actors.generate import Generate, actors_for, block_batch
+from actors.generate import Generate, block_batch
 from actors.plan import RunPlan
 from actors.score import Score
 from evalservice.catalog.blocks import Block, read_block
 from evalservice.catalog.model_config import ModelConfig
 from evalservice.catalog.snapshots import open_snapshot
+from evalservice.errors import ClusterUnavailable, RunFailed
 from evalservice.records import ItemError
 
 RETRIES = 3
+MOST_DEADLY = 3
+"""So many blocks in a row may each kill their actor before the fault is the actors' and not the test cases'."""
 POLL_SECONDS = 0.5
-ACTOR_CPUS = 0.25
+ACTOR_CPUS = 0.05
+"""What an actor reserves: little, because it waits most of the time, and because actors of several runs must all find
+their place on a small machine. They are spread over nodes instead."""
+REQUESTS_PER_ACTOR = 1024
+ACTORS_PER_CPU = 4
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +50,25 @@ def scored_rows(plan: RunPlan, blocks: Sequence[Block], signal: Any) -> Iterator
 
     A test case is missing only when the run was stopped before it was answered.
     """
+    plan = replace(plan, actors=_hosted_actors(plan))
+    _refuse_impossible_gpus(plan)
     missing = list(blocks)
+    seen = np.zeros(max((block.stop for block in blocks), default=0), dtype=np.bool_)
     alone = False
     while missing:
-        seen: set[int] = set()
+        rows = 0
         for table in _execute(plan, missing, signal, alone=alone):
-            seen.update(table.column("test_case_index").to_pylist())
+            seen[table.column("test_case_index").to_numpy()] = True
+            rows += len(table)
             if len(table):
                 yield table
         if ray.get(signal.stopped.remote()):
             return
-        lost = [block for block in missing if not seen.issuperset(block.indices())]
+        lost = [block for block in missing if not all(seen[index] for index in block.indices())]
         if not lost:
             return
+        if alone and not rows and len(missing) > MOST_DEADLY:
+            raise RunFailed("every worker that is started fails or dies: see the Ray logs of its actors")
         log.warning("blocks_lost run=%s blocks=%d", plan.run_id, len(lost))
         deadly = [block for block in lost if len(block) == 1] if alone else []
         if deadly:
@@ -139,7 +155,11 @@ def _graph(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool) 
                 compute=generate,
                 num_cpus=ACTOR_CPUS,
                 num_gpus=_gpus(plan) or None,
-                ray_remote_args_fn=lambda: {"max_task_retries": retries, "max_restarts": -1},
+                ray_remote_args_fn=lambda: {
+                    "max_task_retries": retries,
+                    "max_restarts": -1,
+                    "scheduling_strategy": "SPREAD",
+                },
             )
             .map_batches(
                 Score,
@@ -163,12 +183,29 @@ def _generation_pool(plan: RunPlan, *, alone: bool) -> tuple[ActorPoolStrategy, 
         return ActorPoolStrategy(
             min_size=1, max_size=most, max_tasks_in_flight_per_actor=4, max_concurrent_calls_per_actor=4
         ), 4 * most
-    actors = actors_for(plan)
+    actors = plan.actors
     share = math.ceil(plan.concurrency / actors)
     tasks = 2 * math.ceil(share / plan.block_rows)  # half of them are sent, half are ready to take their place
     return ActorPoolStrategy(
         size=actors, max_tasks_in_flight_per_actor=tasks, max_concurrent_calls_per_actor=tasks
     ), tasks * actors
+
+
+def _hosted_actors(plan: RunPlan) -> int:
+    """How many generation actors share a hosted run's concurrency: no more than the cluster has room for."""
+    room = max(1, int(ray.cluster_resources().get("CPU", 1.0) * ACTORS_PER_CPU))
+    return max(1, min(room, math.ceil(plan.concurrency / REQUESTS_PER_ACTOR)))
+
+
+def _refuse_impossible_gpus(plan: RunPlan) -> None:
+    """Say at once what would wait for ever. Raises ClusterUnavailable."""
+    needed = _gpus(plan)
+    largest = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    if needed > largest:
+        raise ClusterUnavailable(
+            f"the model needs {needed} GPUs on one node (engine.tensor_parallel_size), the largest node of this "
+            f"cluster has {largest:g}"
+        )
 
 
 def _gpus(plan: RunPlan) -> int:
@@ -179,8 +216,8 @@ def _gpus(plan: RunPlan) -> int:
     return gpus_needed(ModelConfig.model_validate(plan.config).engine or {})
 
 
-def _halves(block: Block, seen: set[int], *, split: bool) -> list[Block]:
-    left = [index for index in block.indices() if index not in seen]
+def _halves(block: Block, seen: npt.NDArray[np.bool_], *, split: bool) -> list[Block]:
+    left = [index for index in block.indices() if not seen[index]]
     middle = len(left) // 2
     parts = [left[:middle], left[middle:]] if split else [left]
     return [Block(part[0], part[-1] + 1, tuple(part)) for part in parts if part]

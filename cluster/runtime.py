@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.orm import Session
 
@@ -50,7 +50,11 @@ class Platform:
 def read_settings() -> Settings:
     """The environment. Raises InvalidInput that names the variable."""
     try:
-        return Settings()
+        settings = Settings()
+        _ = settings.home_path
+        return settings
+    except RuntimeError as error:
+        raise InvalidInput("EVALSERVICE_HOME", os.environ.get("EVALSERVICE_HOME"), str(error)) from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise InvalidInput(str(first["loc"][0]), first["input"], first["msg"]) from None
@@ -76,12 +80,28 @@ def open_platform(settings: Settings) -> Iterator[Platform]:
         _check_schema(service, owner)
         engine = make_engine(service)
         try:
+            _refuse_powerful_role(engine)
             yield Platform(settings, engine, box)
         finally:
             engine.dispose()
     finally:
         if embedded is not None:
             embedded.release()
+
+
+def _refuse_powerful_role(engine: Engine) -> None:
+    """Row-level security binds only a login that is no superuser, cannot bypass it and owns none of the tables."""
+    question = text(
+        "SELECT rolname, rolsuper, rolbypassrls, EXISTS (SELECT FROM pg_class WHERE relowner = pg_roles.oid "
+        "AND relkind = 'r' AND relname = 'evaluation_runs') FROM pg_roles WHERE rolname = current_user"
+    )
+    with translated_errors(), engine.connect() as connection:
+        name, superuser, bypasses, owns = connection.execute(question).one()
+    if superuser or bypasses or owns:
+        what = "is a superuser" if superuser else "has BYPASSRLS" if bypasses else "owns the tables"
+        raise InvalidInput(
+            "EVALSERVICE_SERVICE_DATABASE_URL", name, f"a login role that row-level security binds: this one {what}"
+        )
 
 
 def _usable_home(home: Path) -> None:
@@ -96,20 +116,21 @@ def _usable_home(home: Path) -> None:
 def service_url(settings: Settings, owner: str, box: SecretBox) -> str:
     """The URL of the login role evalservice_service: given, or the owner's with our own user and password."""
     if settings.service_database_url is not None:
-        return settings.service_database_url.get_secret_value()
+        given = settings.service_database_url.get_secret_value()
+        return make_url_checked(given, "EVALSERVICE_SERVICE_DATABASE_URL").render_as_string(hide_password=False)
     url: URL = make_url_checked(owner).set(username=SERVICE_ROLE, password=box.service_password().get_secret_value())
     return url.render_as_string(hide_password=False)
 
 
-def make_url_checked(url: str) -> URL:
-    """Parse DATABASE_URL. Raises InvalidInput, without showing a password."""
+def make_url_checked(url: str, variable: str = "DATABASE_URL") -> URL:
+    """Parse a database's URL. Raises InvalidInput, without showing a password."""
     try:
         parsed = make_url(url)
     except Exception:
         parsed = None
     if parsed is None or parsed.get_backend_name() not in ("postgresql", "postgres"):
         shown = url.split("@")[-1]
-        raise InvalidInput("DATABASE_URL", shown, "postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        raise InvalidInput(variable, shown, "postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
     return parsed.set(drivername="postgresql")
 
 
@@ -130,6 +151,10 @@ def _check_schema(service: str, owner: str) -> None:
                 f"the login role {SERVICE_ROLE} cannot connect: run `evalservice db upgrade` with this "
                 "EVALSERVICE_SECRET_KEY, or set EVALSERVICE_SERVICE_DATABASE_URL"
             ) from None
+    if found is not None and not migrations.is_known(found):
+        raise SchemaBehind(
+            f"the database is at revision {found}, which this version does not know: upgrade evalservice"
+        )
     if found != head:
         state = "is empty" if found is None else f"is at revision {found}"
         raise SchemaBehind(f"the database {state}, this version needs {head}: run `evalservice db upgrade`")

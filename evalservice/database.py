@@ -7,17 +7,17 @@ commits once, at the edge. Without an organization a query sees nothing.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
-from evalservice.errors import DatabaseUnavailable, InvalidInput, SchemaBehind
+from evalservice.errors import AlreadyExists, DatabaseUnavailable, InvalidInput, SchemaBehind
 
 SERVICE_ROLE = "evalservice_service"
 CONNECT_TIMEOUT_SECONDS = 10
@@ -62,9 +62,21 @@ def translated_errors() -> Iterator[None]:
         yield
     except (OperationalError, psycopg.OperationalError) as error:
         raise DatabaseUnavailable(f"Postgres does not answer: {_first_line(error)}") from error
-    except ProgrammingError as error:
+    except (ProgrammingError, psycopg.ProgrammingError) as error:
+        if "connection option" in str(error) or "query parameter" in str(error):
+            raise InvalidInput(
+                "DATABASE_URL", "…", f"libpq's connection parameters only: {_first_line(error)}"
+            ) from None
+        if isinstance(error, psycopg.ProgrammingError):
+            raise
         if isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
             raise SchemaBehind("the database's schema is behind: run `evalservice db upgrade`") from error
+        raise
+    except DataError as error:
+        raise InvalidInput("value", "…", f"what Postgres can store: {_first_line(error)}") from error
+    except IntegrityError as error:
+        if isinstance(error.orig, psycopg.errors.UniqueViolation):
+            raise AlreadyExists(f"it was made by somebody else at the same moment: {_first_line(error)}") from error
         raise
     except DBAPIError as error:
         if error.connection_invalidated:
@@ -99,10 +111,3 @@ def driver_connection(session: Session) -> psycopg.Connection[Any]:
     connection = session.connection().connection.driver_connection
     assert isinstance(connection, psycopg.Connection)
     return connection
-
-
-def copy_rows(cursor: psycopg.Cursor[Any], statement: str, rows: Iterable[Sequence[Any]]) -> None:
-    """Send rows by COPY. `statement` is the whole `COPY … FROM STDIN`; values are adapted by psycopg (text format)."""
-    with cursor.copy(statement) as copy:
-        for row in rows:
-            copy.write_row(row)

@@ -16,6 +16,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from psycopg import errors as postgres
 from sqlalchemy import Connection, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -29,7 +30,7 @@ from migrations.roles import (
     revoke_service_privileges,
 )
 
-__all__ = ["SERVICE_ROLE", "current_revision", "downgrade", "head_revision", "upgrade"]
+__all__ = ["SERVICE_ROLE", "current_revision", "downgrade", "head_revision", "is_known", "upgrade"]
 
 _LOCK = 7_301_944_270_713_925_001  # any fixed number: the key of the advisory lock that upgrades wait on
 _THREADS = threading.Lock()  # Alembic keeps the migration that runs in module globals
@@ -40,6 +41,14 @@ def head_revision() -> str:
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
+
+
+def is_known(revision: str) -> bool:
+    """Whether this version of the code knows the revision; a database that a newer version upgraded has others."""
+    try:
+        return ScriptDirectory.from_config(_config()).get_revision(revision) is not None
+    except CommandError:
+        return False
 
 
 def current_revision(url: str) -> str | None:

@@ -7,21 +7,26 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from decimal import Decimal
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
+from aiohttp.abc import ResolveResult
 from pydantic import SecretStr
 
 from actors.providers.retry import Backoff, is_worth_retrying, retry_after_seconds
 from actors.providers.wire import WireFormat
+from evalservice.addresses import is_refused
 from evalservice.pricing import Price
 from evalservice.records import ChatRequest, Completion, ItemError
 
 MAX_ANSWER_BYTES = 64 * 2**20
 DEFAULT_TIMEOUT = 120.0
+
+N = TypeVar("N", int, Decimal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +103,15 @@ class HostedBackend:
         except (TypeError, ValueError) as error:
             return Completion(error=ItemError("bad_request", f"the request is not JSON: {error}", retryable=False))
         backoff = self._endpoint.backoff
+        before = Completion()
         for attempt in range(1, backoff.attempts + 1):
             if stop.is_set():
                 return None
             outcome = await self._attempt(body)
             too_long = (outcome.retry_after or 0.0) > backoff.longest_retry_after
             if not outcome.again or attempt == backoff.attempts or too_long:
-                return replace(outcome.completion, attempts=attempt)
+                return replace(_spent(before, outcome.completion), attempts=attempt)
+            before = _spent(before, outcome.completion)
             delay = backoff.delay(attempt, outcome.retry_after, self._rng)
             if await _stopped_within(stop, delay):
                 return None
@@ -153,11 +160,23 @@ class HostedBackend:
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._endpoint.concurrency, ttl_dns_cache=300),
+                connector=aiohttp.TCPConnector(
+                    limit=self._endpoint.concurrency, ttl_dns_cache=300, resolver=_GuardedResolver()
+                ),
                 timeout=aiohttp.ClientTimeout(total=self._endpoint.timeout, sock_connect=10.0),
                 proxy=environment_proxy(self._url),
             )
         return self._session
+
+
+class _GuardedResolver(aiohttp.ThreadedResolver):
+    """Resolves names, but not to addresses that must not be reached (link-local, metadata services)."""
+
+    async def resolve(self, *arguments: Any, **options: Any) -> list[ResolveResult]:
+        found = [entry for entry in await super().resolve(*arguments, **options) if not is_refused(entry["host"])]
+        if not found:
+            raise OSError("the host resolves to link-local or metadata addresses only, which are not reached")
+        return found
 
 
 def environment_proxy(url: str) -> str | None:
@@ -173,6 +192,20 @@ def environment_proxy(url: str) -> str | None:
 
 class _AnswerTooLargeError(Exception):
     pass
+
+
+def _spent(before: Completion, after: Completion) -> Completion:
+    """`after`, with the tokens and the cost of the attempts before it: an answer that was no use was billed too."""
+    return replace(
+        after,
+        input_tokens=_sum(before.input_tokens, after.input_tokens),
+        output_tokens=_sum(before.output_tokens, after.output_tokens),
+        cost=_sum(before.cost, after.cost),
+    )
+
+
+def _sum(one: N | None, other: N | None) -> N | None:
+    return one + other if one is not None and other is not None else one if other is None else other
 
 
 async def _bounded_body(answer: aiohttp.ClientResponse) -> bytes:

@@ -16,9 +16,12 @@ from typing import Any
 
 from actors.providers.retry import is_worth_retrying
 from actors.providers.wire import shape_error
+from evalservice.catalog.model_config import OPENAI_URL
 from evalservice.records import JSON, ChatRequest, Completion, ErrorKind, ItemError
 
 MAX_ERROR_MESSAGE = 500
+FIXED = frozenset({"model", "messages", "n", "stream"})
+"""Who is asked what, and how many answers are paid for, is not for `extra_body` to change."""
 MAX_TOKENS = 10_000_000
 """A count beyond the longest contexts is no count; it would not fit the columns that add counts up either."""
 
@@ -26,7 +29,7 @@ MAX_TOKENS = 10_000_000
 class OpenAIChat:
     """The format of `/chat/completions`."""
 
-    default_base_url = "https://api.openai.com/v1"
+    default_base_url = OPENAI_URL
 
     def url(self, base_url: str, model_id: str) -> str:
         return base_url.rstrip("/") + "/chat/completions"
@@ -37,7 +40,8 @@ class OpenAIChat:
     def body(self, model_id: str, request: ChatRequest) -> dict[str, JSON]:
         sampling = dict(request.sampling)
         extra = sampling.pop("extra_body", None) or {}
-        return {"model": model_id, "messages": list(request.messages), **sampling, **extra}
+        allowed = {key: value for key, value in extra.items() if key not in FIXED}
+        return {"model": model_id, "messages": list(request.messages), **sampling, **allowed}
 
     def completion(self, payload: JSON) -> Completion:
         if not isinstance(payload, dict):

@@ -62,7 +62,20 @@ def main() -> None:
         code = error.exit_code
         if os.environ.get("EVALSERVICE_DEBUG"):
             raise
+    except Exception as error:  # a fault of ours: one line for the user, the rest for whoever repairs it
+        lines = str(error).strip().splitlines()
+        note(f"error: internal: {type(error).__name__}: {lines[0] if lines else ''}")
+        note(f"  the traceback is in {_keep_traceback()}; please report it")
     sys.exit(code)
+
+
+def _keep_traceback() -> str:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="evalservice-", suffix=".log", delete=False) as file:
+        file.write(traceback.format_exc())
+    return file.name
 
 
 def _exit_code(result: object) -> int:

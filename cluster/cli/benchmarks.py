@@ -83,6 +83,7 @@ def add(
                 "description",
                 "version",
                 "scoring_methodology",
+                "metadata",
                 "tags",
                 "criteria",
             )
@@ -162,7 +163,7 @@ def list_benchmarks(json: Json = False) -> None:
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Name, name@version or id.")], json: Json = False) -> None:
     """Show a benchmark: dataset, prompt, scorers."""
-    from evalservice.catalog.service import find
+    from evalservice.lookup import find
     from evalservice.tables import BenchmarkSuite
 
     with platform() as opened, opened.transaction() as session:

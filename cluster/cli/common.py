@@ -110,7 +110,8 @@ def with_interval(result: dict[str, Any]) -> str:
 def register_model(opened: Platform, session: Session, new: NewModel) -> Model:
     """Store the model's key, encrypted and bound to its origin, and register the model, in one transaction."""
     from actors.providers import hosted_platforms
-    from evalservice.catalog.service import ENGINES, OPENAI_URL, add_model
+    from evalservice.catalog.model_config import ENGINES, OPENAI_URL
+    from evalservice.catalog.service import add_model
     from evalservice.organizations.secrets import origin_of
     from evalservice.organizations.service import store_credential
 

@@ -128,8 +128,8 @@ def list_datasets(json: Json = False) -> None:
 def show(name: Annotated[str, typer.Argument(help="Name or id.")], json: Json = False) -> None:
     """Show a dataset and its first test case."""
     from evalservice.catalog.blocks import Block, read_block
-    from evalservice.catalog.service import find
     from evalservice.catalog.snapshots import open_snapshot
+    from evalservice.lookup import find
     from evalservice.tables import EvaluationDataset
 
     with platform() as opened, opened.transaction() as session:

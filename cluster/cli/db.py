@@ -19,6 +19,7 @@ def upgrade(json: Json = False) -> None:
     import migrations
     from cluster.embedded import EmbeddedPostgres
     from cluster.runtime import make_url_checked, read_settings
+    from evalservice.database import translated_errors
     from evalservice.organizations.secrets import SecretBox
 
     settings = read_settings()
@@ -31,7 +32,8 @@ def upgrade(json: Json = False) -> None:
             assert settings.database_url is not None
             owner = make_url_checked(settings.database_url.get_secret_value()).render_as_string(hide_password=False)
         password = None if settings.service_database_url else box.service_password().get_secret_value()
-        revision = migrations.upgrade(owner, service_password=password)
+        with translated_errors():
+            revision = migrations.upgrade(owner, service_password=password)
     finally:
         if embedded is not None:
             embedded.release()

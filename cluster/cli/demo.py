@@ -54,7 +54,11 @@ def demo(
         names = _hosted(opened, base_url, model_id or [], api_key_env) if base_url else _self_hosted(opened)
         try:
             start_ray(opened.settings)
-            ended = [_run(opened, name) for name in names]
+            ended = []
+            for name in names:
+                ended.append(_run(opened, name))
+                if ended[-1]["status"] == "cancelled":
+                    break
         finally:
             stop_ray()
         with opened.transaction() as session:
@@ -79,7 +83,8 @@ def _register_benchmark(opened: Platform) -> None:
     from evalservice.catalog.datasets import snapshot
     from evalservice.catalog.formats import inline_records
     from evalservice.catalog.schemas import NewBenchmark, NewDataset, parse
-    from evalservice.catalog.service import add_benchmark, add_dataset, find_or_none
+    from evalservice.catalog.service import add_benchmark, add_dataset
+    from evalservice.lookup import find_or_none
     from evalservice.tables import BenchmarkSuite, EvaluationDataset
 
     problems = held_out_problems(TEST_CASES)
@@ -121,7 +126,7 @@ def _hosted(opened: Platform, base_url: str, model_ids: list[str], api_key_env: 
 def _register_model(opened: Platform, name: str, **values: Any) -> str:
     """Register the model unless it is; gives the reference name@version. The version tells servers apart."""
     from evalservice.catalog.schemas import NewModel, parse
-    from evalservice.catalog.service import find_or_none
+    from evalservice.lookup import find_or_none
     from evalservice.tables import Model
 
     place = "|".join(str(values.get(key, "")) for key in ("platform", "model_id", "base_url"))

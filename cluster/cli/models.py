@@ -130,7 +130,7 @@ def list_models(json: Json = False) -> None:
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Name, name@version or id.")], json: Json = False) -> None:
     """Show one model. Keys are never shown."""
-    from evalservice.catalog.service import find
+    from evalservice.lookup import find
     from evalservice.tables import Model
 
     with platform() as opened, opened.transaction() as session:

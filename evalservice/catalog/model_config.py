@@ -16,6 +16,11 @@ from pydantic import Field, ValidationError
 from evalservice.catalog.criteria import Sampling, invalid_input
 from evalservice.records import JSON
 
+ENGINES = ("vllm", "transformers")
+"""Platforms whose weights are loaded by our own actors."""
+OPENAI_URL = "https://api.openai.com/v1"
+"""Where a hosted model without a base URL is asked."""
+
 _NOT_SENT = {"timeout_seconds", "max_attempts", "engine"}
 
 

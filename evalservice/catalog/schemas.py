@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
@@ -12,8 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints,
 from evalservice.catalog.criteria import EvaluationCriteria, invalid_input
 from evalservice.catalog.mapping import FieldMapping
 from evalservice.catalog.model_config import ModelConfig
-from evalservice.errors import InvalidInput
-from evalservice.organizations.secrets import origin_of
 
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")
@@ -23,8 +20,6 @@ Version = Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")]
 Dollars = Annotated[Decimal, Field(ge=0, lt=Decimal(10) ** 10, decimal_places=10, allow_inf_nan=False)]
 
-PLATFORMS = ("openai", "vllm", "transformers")
-_METADATA_HOSTS = {"metadata.google.internal", "metadata.goog", "instance-data"}
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -81,26 +76,5 @@ class NewBenchmark(_Input):
     description: Text = ""
     version: Version = "1.0.0"
     scoring_methodology: Text = ""
+    metadata: dict[str, Any] = {}
     tags: tuple[Tag, ...] = ()
-
-
-def check_base_url(url: str) -> None:
-    """Refuse what is no http(s) URL, and addresses that hand out a machine's own credentials.
-
-    Raises InvalidInput naming `base_url`.
-    """
-    origin = origin_of(url)
-    host = origin.split("://", 1)[1].rsplit(":", 1)[0].strip("[]").lower().rstrip(".")
-    refused = host in _METADATA_HOSTS
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        address = None
-    if address is not None:
-        mapped = getattr(address, "ipv4_mapped", None) or address
-        refused = mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified or mapped == _AWS_METADATA_V6
-    if refused:
-        raise InvalidInput("base_url", url, "link-local and metadata addresses are not reached")
-
-
-_AWS_METADATA_V6 = ipaddress.ip_address("fd00:ec2::254")

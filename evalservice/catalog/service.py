@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from evalservice.addresses import check_base_url
 from evalservice.catalog.blocks import Block, read_block
+from evalservice.catalog.model_config import ENGINES, OPENAI_URL
 from evalservice.catalog.prompts import PromptRenderer
-from evalservice.catalog.schemas import NewBenchmark, NewDataset, NewModel, check_base_url
+from evalservice.catalog.schemas import NewBenchmark, NewDataset, NewModel
 from evalservice.catalog.snapshots import Snapshot, open_snapshot
-from evalservice.errors import AlreadyExists, InvalidInput, NotFound
-from evalservice.scoring import build_extraction, build_scorers
+from evalservice.errors import AlreadyExists, InvalidInput
+from evalservice.lookup import T, find
+from evalservice.records import TestCase
+from evalservice.scoring import AnyScorer, Item, build_extraction, build_scorers
 from evalservice.tables import (
     BENCHMARK_CATEGORIES,
     BenchmarkSuite,
@@ -24,11 +27,6 @@ from evalservice.tables import (
     ModelCapability,
     ModelCapabilityLink,
 )
-
-T = TypeVar("T", Model, EvaluationDataset, BenchmarkSuite)
-
-OPENAI_URL = "https://api.openai.com/v1"
-ENGINES = ("vllm", "transformers")
 
 
 def add_model(
@@ -185,6 +183,7 @@ def add_benchmark(
         evaluation_criteria=new.criteria.as_json(),
         scoring_methodology=new.scoring_methodology,
         tags=list(new.tags),
+        metadata_=new.metadata,
         created_by_id=user_id,
     )
     session.add(suite)
@@ -202,31 +201,17 @@ def check_criteria(new: NewBenchmark, dataset: EvaluationDataset) -> None:
         raise InvalidInput("primary_metric", primary, f"the scorers give {', '.join(metrics)}")
     first = read_block(open_snapshot(dataset.snapshot_uri), Block(0, 1))[0]
     PromptRenderer(new.criteria).check_against(first)
+    if not dataset.has_ground_truth:
+        _check_without_ground_truth(scorers, first, dataset)
 
 
-def find(session: Session, kind: type[T], reference: str, field: str) -> T:
-    """A model, dataset or benchmark by id, name or name@version (the latest version without). Raises NotFound."""
-    row = find_or_none(session, kind, reference)
-    if row is not None:
-        return row
-    columns: Any = kind
-    names = session.scalars(select(columns.name).order_by(columns.created_at.desc()).limit(10)).all()
-    known = ", ".join(dict.fromkeys(names))
-    raise NotFound(field, reference, f"known are {known}" if known else f"no {field} is registered yet")
-
-
-def find_or_none(session: Session, kind: type[T], reference: str) -> T | None:
-    """As `find`, None when there is no such row."""
-    with contextlib.suppress(ValueError):
-        row = session.get(kind, uuid.UUID(reference))
-        if row is not None:
-            return row
-    name, _, version = reference.rpartition("@")
-    columns: Any = kind
-    by_name = columns.name == reference
-    if name and kind is not EvaluationDataset:
-        by_name = or_(by_name, (columns.name == name) & (columns.version == version))
-    return session.scalars(select(kind).where(by_name).order_by(columns.created_at.desc(), columns.id.desc())).first()
+def _check_without_ground_truth(scorers: Sequence[AnyScorer], first: TestCase, dataset: EvaluationDataset) -> None:
+    """A scorer that compares with an expected output would fail on every item, after all of them were paid for."""
+    for scorer in scorers:
+        if scorer.score([Item(first, "")])[0].status == "scorer_failed":
+            raise InvalidInput(
+                "scorer", scorer.name, f"dataset {dataset.name!r} has no expected outputs to compare with"
+            )
 
 
 def listed(session: Session, kind: type[T], limit: int = 200) -> Sequence[T]:

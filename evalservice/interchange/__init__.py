@@ -22,6 +22,8 @@ def export_results(rows: Iterable[Any], file_format: str, target: Path | IO[byte
     write = {"jsonl": plain.write_jsonl, "csv": plain.write_csv, "parquet": plain.write_parquet}[file_format]
     if not isinstance(target, Path):
         return write(rows, target)
+    if target.is_dir() or not target.name:
+        raise InvalidInput("output", str(target), "a file, this is a folder")
     partial = target.with_name(f".{target.name}.partial")
     try:
         with partial.open("wb") as file:

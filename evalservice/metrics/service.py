@@ -7,10 +7,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from evalservice.errors import InvalidInput, NotFound
+from evalservice.catalog.criteria import EvaluationCriteria
+from evalservice.errors import InvalidInput
+from evalservice.lookup import find
+from evalservice.runs.scorers import scorers_of
 from evalservice.tables import BenchmarkSuite, EvaluationRun
-
-LOWER_IS_BETTER = frozenset({"ter"})
 
 
 def standings(session: Session, benchmark: str, metric: str | None = None) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def standings(session: Session, benchmark: str, metric: str | None = None) -> di
     `{"benchmark", "metric", "items": [{"rank", "model", "run_id", "value", "stderr", "ci_low", "ci_high", "n", …}]}`.
     Models of equal value share a rank. Raises NotFound (benchmark), InvalidInput (metric).
     """
-    suite = _benchmark(session, benchmark)
+    suite = find(session, BenchmarkSuite, benchmark, "benchmark")
     latest = (
         select(EvaluationRun)
         .where(
@@ -38,20 +39,16 @@ def standings(session: Session, benchmark: str, metric: str | None = None) -> di
         raise InvalidInput("metric", metric, f"the runs have {', '.join(names)}")
     chosen = metric or criteria.get("primary_metric") or (names[0] if names else "")
     rows = [_row(run, run.aggregated_results[chosen]) for run in runs if _value(run, chosen) is not None]
-    rows.sort(key=lambda row: row["value"], reverse=chosen not in LOWER_IS_BETTER)
+    rows.sort(key=lambda row: row["value"], reverse=chosen not in _lower_is_better(suite))
     for position, row in enumerate(rows):
         tied = position > 0 and rows[position - 1]["value"] == row["value"]
         row["rank"] = rows[position - 1]["rank"] if tied else position + 1
     return {"benchmark": suite.name, "metric": chosen, "items": rows}
 
 
-def _benchmark(session: Session, reference: str) -> BenchmarkSuite:
-    name, _, version = reference.partition("@")
-    query = select(BenchmarkSuite).where(BenchmarkSuite.name == name).order_by(BenchmarkSuite.created_at.desc())
-    suite = session.scalars(query.where(BenchmarkSuite.version == version) if version else query).first()
-    if suite is None:
-        raise NotFound("benchmark", reference, "`evalservice benchmarks list` shows them")
-    return suite
+def _lower_is_better(suite: BenchmarkSuite) -> set[str]:
+    scorers = scorers_of(EvaluationCriteria.model_validate(suite.evaluation_criteria))
+    return {metric.name for scorer in scorers for metric in scorer.metrics if not metric.higher_is_better}
 
 
 def _value(run: EvaluationRun, metric: str) -> float | None:

@@ -21,16 +21,16 @@ BOOTSTRAP_SEED = 20_260
 
 
 def close_run(
-    session: Session, lease: Lease, status: str | None, *, error_message: str = "", error_traceback: str = ""
+    session: Session, lease: Lease, status: str, *, error_message: str = "", error_traceback: str = ""
 ) -> EvaluationRun:
-    """Compute what the run's rows say and end it with `status` (None: as it is, after a rescore).
+    """Compute what the run's rows say and end it with `status`; a run that had ended before keeps status and error.
 
     Raises LeaseLost; nothing is written then.
     """
     run = session.get_one(EvaluationRun, lease.run_id)
-    session.execute(select(Model.id).where(Model.id == run.model_id).with_for_update())
     totals = _totals(session, lease)
     results = aggregate(session, run)
+    reason = {} if lease.keeps_status else {"error_message": error_message, "error_traceback": error_traceback}
     close(
         session,
         lease,
@@ -43,8 +43,7 @@ def close_run(
         completed_test_cases=totals["completed"],
         failed_test_cases=totals["failed"],
         progress=min(1.0, (totals["completed"] + totals["failed"]) / max(run.total_test_cases, 1)),
-        error_message=error_message,
-        error_traceback=error_traceback,
+        **reason,
         metadata_={**run.metadata_, "latency_ms": totals["latency"]},
     )
     session.refresh(run)
@@ -156,6 +155,7 @@ def _add_metric(
 def _update_model(session: Session, run: EvaluationRun) -> None:
     """The model's cached statistics, over all its completed runs; the run itself is among them by now."""
     session.flush()
+    session.execute(select(Model.id).where(Model.id == run.model_id).with_for_update(key_share=True))
     completed = (EvaluationRun.model_id == run.model_id) & (EvaluationRun.status == "completed")
     weight = EvaluationRun.completed_test_cases
     latency = EvaluationRun.metadata_["latency_ms"]["mean"].as_float()

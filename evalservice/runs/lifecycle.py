@@ -14,8 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, CursorResult, and_, func, or_, select, text, update
@@ -31,11 +30,15 @@ ENDED = ("completed", "failed", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to drive a run: this owner, at this attempt."""
+    """The right to drive a run: this owner, at this attempt.
+
+    keeps_status: the run had ended when it was leased, and stays what it was whatever happens now.
+    """
 
     run_id: uuid.UUID
     owner: str
     attempt: int
+    keeps_status: bool = False
 
     def holds(self) -> ColumnElement[bool]:
         """The condition that every write under this lease carries."""
@@ -84,13 +87,24 @@ def claim(session: Session, run_id: uuid.UUID, owner: str) -> Lease:
     """
     free = or_(EvaluationRun.lease_owner.is_(None), EvaluationRun.lease_expires_at < func.now())
     claimable = or_(EvaluationRun.status == "pending", and_(EvaluationRun.status == "running", free))
-    return _take(session, run_id, owner, claimable, status="running", completed_at=None, cancel_requested_at=None)
+    return _take(
+        session,
+        run_id,
+        owner,
+        claimable,
+        status="running",
+        started_at=func.now(),
+        completed_at=None,
+        error_message="",
+        error_traceback="",
+    )
 
 
 def claim_completed(session: Session, run_id: uuid.UUID, owner: str) -> Lease:
     """Lease an ended run without changing its status: to score it again, or to ask again for what failed."""
     free = or_(EvaluationRun.lease_owner.is_(None), EvaluationRun.lease_expires_at < func.now())
-    return _take(session, run_id, owner, and_(EvaluationRun.status.in_(ENDED), free), cancel_requested_at=None)
+    lease = _take(session, run_id, owner, and_(EvaluationRun.status.in_(ENDED), free))
+    return replace(lease, keeps_status=True)
 
 
 def _take(session: Session, run_id: uuid.UUID, owner: str, claimable: ColumnElement[bool], **changes: Any) -> Lease:
@@ -101,9 +115,7 @@ def _take(session: Session, run_id: uuid.UUID, owner: str, claimable: ColumnElem
             lease_owner=owner,
             lease_expires_at=_lease_end(),
             attempt=EvaluationRun.attempt + 1,
-            started_at=func.coalesce(EvaluationRun.started_at, func.now()),
-            error_message="",
-            error_traceback="",
+            cancel_requested_at=None,
             **changes,
         )
         .returning(EvaluationRun.attempt)
@@ -130,18 +142,23 @@ def reopen(session: Session, run_id: uuid.UUID) -> None:
         raise InvalidTransition(f"run {run_id} is {state.status}: only a failed or cancelled run can be resumed")
 
 
-def renew(session: Session, lease: Lease) -> datetime | None:
-    """Prolong the lease; gives the moment at which cancelling was asked for, if it was. Raises LeaseLost."""
-    row = session.execute(
+def renew(session: Session, lease: Lease) -> None:
+    """Prolong the lease. Raises LeaseLost."""
+    changed = session.execute(
         update(EvaluationRun)
         .where(lease.holds())
         .values(lease_expires_at=_lease_end(), updated_at=EvaluationRun.updated_at)
-        .returning(EvaluationRun.cancel_requested_at)
-    ).one_or_none()
+    )
+    if _rows(changed) == 0:
+        raise _lost(lease)
+
+
+def cancel_requested(session: Session, lease: Lease) -> bool:
+    """Whether somebody asked this driver to stop. Raises LeaseLost."""
+    row = session.execute(select(EvaluationRun.cancel_requested_at).where(lease.holds())).one_or_none()
     if row is None:
         raise _lost(lease)
-    moment: datetime | None = row[0]
-    return moment
+    return row[0] is not None
 
 
 def advance(session: Session, lease: Lease, completed: int, failed: int) -> None:
@@ -161,9 +178,9 @@ def advance(session: Session, lease: Lease, completed: int, failed: int) -> None
         raise _lost(lease)
 
 
-def close(session: Session, lease: Lease, status: str | None, **values: Any) -> None:
-    """End the run and give the lease back; `status` None keeps the status (a completed run). Raises LeaseLost."""
-    if status is not None:
+def close(session: Session, lease: Lease, status: str, **values: Any) -> None:
+    """End the run and give the lease back; a run that had ended before keeps its status. Raises LeaseLost."""
+    if not lease.keeps_status:
         values = {
             **values,
             "status": status,
@@ -184,10 +201,10 @@ def request_cancel(session: Session, run_id: uuid.UUID) -> str:
 
     Raises NotFound, and InvalidTransition when the run has ended.
     """
+    row = session.get(EvaluationRun, run_id, with_for_update=True, populate_existing=True)
     state = lease_state(session, run_id)
-    if state.status in ENDED:
+    if row is None or state.status in ENDED:
         raise InvalidTransition(f"run {run_id} is {state.status}: only a pending or running run can be cancelled")
-    row = session.get_one(EvaluationRun, run_id, with_for_update=True)
     if state.owner is not None:
         row.cancel_requested_at = session.execute(select(func.now())).scalar_one()
         return "running"

@@ -52,13 +52,23 @@ _STAGING = "CREATE TEMPORARY TABLE IF NOT EXISTS staged_results ({}) ON COMMIT D
 )
 _NAMES = ", ".join(COLUMNS)
 _COPY = f"COPY staged_results ({_NAMES}) FROM STDIN (FORMAT csv)"
+SPENT = ("cost", "tokens_used", "input_tokens", "output_tokens")
+"""What earlier attempts have spent stays spent: these add up when a failed row is replaced."""
+
+
+def _merged(name: str) -> str:
+    if name not in SPENT:
+        return f"{name} = excluded.{name}"
+    return f"{name} = coalesce(stored.{name} + excluded.{name}, stored.{name}, excluded.{name})"
+
+
 _MERGE = sql.SQL(f"""
     WITH changed AS (
     INSERT INTO evaluation_results AS stored (organization_id, evaluation_run_id, {_NAMES})
     SELECT %(organization)s, %(run)s, {", ".join(f"coalesce({n}, now())" if n == "executed_at" else n for n in COLUMNS)}
     FROM staged_results ORDER BY test_case_index
     ON CONFLICT (evaluation_run_id, test_case_index) DO UPDATE
-    SET {", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name not in ("id", "test_case_index"))}
+    SET {", ".join(_merged(name) for name in COLUMNS if name not in ("id", "test_case_index"))}
     WHERE NOT stored.success AND stored.is_retryable
     RETURNING (xmax = 0) AS inserted, success
     )

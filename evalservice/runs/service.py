@@ -150,7 +150,8 @@ def list_items(
     limit: int = 20,
     after: int = -1,
 ) -> Sequence[EvaluationResult]:
-    """A run's rows by index, from `after` on. wrong: the primary metric is below its best; failed: no completion."""
+    """A run's rows by index, from `after` on. wrong: the primary metric is not at its best, or could not be computed;
+    failed: no completion."""
     conditions: list[ColumnElement[bool] | InstrumentedAttribute[bool]] = [
         EvaluationResult.evaluation_run_id == run.id,
         EvaluationResult.test_case_index > after,
@@ -158,8 +159,8 @@ def list_items(
     if failed:
         conditions.append(~EvaluationResult.success)
     if wrong:
-        metric = EvaluationResult.metrics[primary_metric(run)].as_float()
-        conditions += [EvaluationResult.success, metric < 1.0]
+        metric, best = _best(run)
+        conditions += [EvaluationResult.success, EvaluationResult.metrics[metric].as_float().is_distinct_from(best)]
     if search:
         conditions.append(
             or_(
@@ -177,6 +178,17 @@ def list_items(
         )
     query = select(EvaluationResult).where(*conditions).order_by(EvaluationResult.test_case_index).limit(limit)
     return session.scalars(query).all()
+
+
+def _best(run: EvaluationRun) -> tuple[str, float]:
+    """The primary metric and its best value. Raises InvalidInput for a metric without bound."""
+    name = primary_metric(run)
+    scorers = scorers_of(EvaluationCriteria.model_validate(run.provenance["criteria"]))
+    metric = next(metric for scorer in scorers for metric in scorer.metrics if metric.name == name)
+    best = metric.scale[1 if metric.higher_is_better else 0]
+    if best is None:
+        raise InvalidInput("--wrong", name, "a primary metric with a best value: this one has no bound")
+    return name, best
 
 
 def primary_metric(run: EvaluationRun) -> str:
