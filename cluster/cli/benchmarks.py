@@ -191,4 +191,8 @@ def describe(suite: Any) -> dict[str, Any]:
         "last_used_at",
         "created_at",
     ]
-    return {**{name: getattr(suite, name) for name in names}, "dataset": suite.dataset.name}
+    return {
+        **{name: getattr(suite, name) for name in names},
+        "dataset": suite.dataset.name,
+        "metadata": suite.metadata_,
+    }

@@ -168,6 +168,8 @@ def describe(model: Any) -> dict[str, Any]:
     ]
     return {
         **{name: getattr(model, name) for name in names},
+        "supported_configs": model.supported_configs,
+        "parent": model.parent_model_id,
         "has_credential": model.credential_id is not None,
         "capabilities": sorted(capability.name for capability in model.capabilities),
     }

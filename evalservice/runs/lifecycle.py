@@ -150,32 +150,15 @@ def renew(session: Session, lease: Lease) -> None:
         .values(lease_expires_at=_lease_end(), updated_at=EvaluationRun.updated_at)
     )
     if _rows(changed) == 0:
-        raise _lost(lease)
+        raise lost(lease)
 
 
 def cancel_requested(session: Session, lease: Lease) -> bool:
     """Whether somebody asked this driver to stop. Raises LeaseLost."""
     row = session.execute(select(EvaluationRun.cancel_requested_at).where(lease.holds())).one_or_none()
     if row is None:
-        raise _lost(lease)
+        raise lost(lease)
     return row[0] is not None
-
-
-def advance(session: Session, lease: Lease, completed: int, failed: int) -> None:
-    """Add to the run's counters, and prove in the same statement that the lease is still held. Raises LeaseLost."""
-    done = EvaluationRun.completed_test_cases + completed + EvaluationRun.failed_test_cases + failed
-    total = func.greatest(EvaluationRun.total_test_cases, 1)
-    changed = session.execute(
-        update(EvaluationRun)
-        .where(lease.holds())
-        .values(
-            completed_test_cases=EvaluationRun.completed_test_cases + completed,
-            failed_test_cases=EvaluationRun.failed_test_cases + failed,
-            progress=func.least(1.0, done * 1.0 / total),
-        )
-    )
-    if _rows(changed) == 0:
-        raise _lost(lease)
 
 
 def close(session: Session, lease: Lease, status: str, **values: Any) -> None:
@@ -193,7 +176,7 @@ def close(session: Session, lease: Lease, status: str, **values: Any) -> None:
         .values(lease_owner=None, lease_expires_at=None, cancel_requested_at=None, **values)
     )
     if _rows(changed) == 0:
-        raise _lost(lease)
+        raise lost(lease)
 
 
 def request_cancel(session: Session, run_id: uuid.UUID) -> str:
@@ -217,7 +200,8 @@ def _lease_end() -> Any:
     return func.now() + text(f"interval '{LEASE_SECONDS} seconds'")
 
 
-def _lost(lease: Lease) -> LeaseLost:
+def lost(lease: Lease) -> LeaseLost:
+    """The error of a driver that no longer owns its run."""
     return LeaseLost(f"run {lease.run_id}: this driver's lease was taken over; it writes nothing more")
 
 

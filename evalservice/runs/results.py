@@ -20,7 +20,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from evalservice.database import driver_connection
-from evalservice.runs.lifecycle import Lease, advance
+from evalservice.runs.lifecycle import Lease, lost, renew
 from evalservice.tables import EvaluationResult
 
 COLUMNS = {
@@ -45,7 +45,6 @@ COLUMNS = {
     "is_retryable": "boolean",
     "executed_at": "timestamptz",
 }
-SCORE_COLUMNS = ("metrics", "score_details")
 
 _STAGING = "CREATE TEMPORARY TABLE IF NOT EXISTS staged_results ({}) ON COMMIT DELETE ROWS".format(
     ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
@@ -71,10 +70,19 @@ _MERGE = sql.SQL(f"""
     SET {", ".join(_merged(name) for name in COLUMNS if name not in ("id", "test_case_index"))}
     WHERE NOT stored.success AND stored.is_retryable
     RETURNING (xmax = 0) AS inserted, success
-    )
-    SELECT count(*) FILTER (WHERE success),
-           count(*) FILTER (WHERE inserted AND NOT success) - count(*) FILTER (WHERE success AND NOT inserted)
+    ), counted AS (
+    SELECT count(*) FILTER (WHERE success) AS completed,
+           count(*) FILTER (WHERE inserted AND NOT success) - count(*) FILTER (WHERE success AND NOT inserted) AS failed
     FROM changed
+    )
+    UPDATE evaluation_runs AS run
+    SET completed_test_cases = completed_test_cases + completed, failed_test_cases = failed_test_cases + failed,
+        progress = least(1.0, (completed_test_cases + completed + failed_test_cases + failed)::float8
+                              / greatest(total_test_cases, 1)),
+        updated_at = now()
+    FROM counted
+    WHERE run.id = %(run)s AND run.lease_owner = %(owner)s AND run.attempt = %(attempt)s
+    RETURNING completed, failed
 """)
 _RESCORE = sql.SQL("""
     UPDATE evaluation_results AS stored SET metrics = staged.metrics, score_details = staged.score_details
@@ -96,12 +104,14 @@ def store_results(session: Session, lease: Lease, organization_id: uuid.UUID, ro
     connection = driver_connection(session)
     with connection.cursor() as cursor:
         _stage(cursor, rows)
-        cursor.execute(_MERGE, {"organization": organization_id, "run": lease.run_id})
+        cursor.execute(
+            _MERGE,
+            {"organization": organization_id, "run": lease.run_id, "owner": lease.owner, "attempt": lease.attempt},
+        )
         counts = cursor.fetchone()
-    assert counts is not None
-    completed, failed = counts
-    advance(session, lease, completed, failed)
-    return Stored(completed, failed)
+    if counts is None:
+        raise lost(lease)
+    return Stored(*counts)
 
 
 def store_scores(session: Session, lease: Lease, rows: pa.Table) -> None:
@@ -109,7 +119,7 @@ def store_scores(session: Session, lease: Lease, rows: pa.Table) -> None:
     with driver_connection(session).cursor() as cursor:
         _stage(cursor, rows)
         cursor.execute(_RESCORE, {"run": lease.run_id})
-    advance(session, lease, 0, 0)
+    renew(session, lease)
 
 
 def _stage(cursor: object, rows: pa.Table) -> None:

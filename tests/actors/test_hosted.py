@@ -236,3 +236,20 @@ def test_a_key_never_reaches_a_failures_message(provider: RunningProvider) -> No
     secret = "sk-very-secret"
     [completion] = answers(provider.url, "<<unauthorized>>", api_key=SecretStr(secret))
     assert secret not in repr(completion)
+
+
+def test_a_name_that_resolves_to_a_metadata_address_is_not_connected_to() -> None:
+    from actors.providers.hosted import _GuardedResolver
+
+    class Poisoned(_GuardedResolver.__bases__[0]):  # type: ignore[misc, name-defined]
+        async def resolve(self, *_: Any, **__: Any) -> list[dict[str, Any]]:
+            return [{"host": "169.254.169.254", "port": 80}]
+
+    class Guarded(_GuardedResolver, Poisoned):  # a name server that points at the metadata service
+        pass
+
+    async def resolve() -> None:
+        with pytest.raises(OSError, match="not reached"):
+            await Guarded().resolve("innocent.example", 80)
+
+    asyncio.run(resolve())

@@ -333,9 +333,10 @@ def test_a_snapshot_that_cannot_be_read_fails_the_run_with_the_reason_and_no_row
     model = bench.model(provider.url)
     with pytest.raises(EvalserviceError, match=r"snapshot .* cannot be read"):
         bench.run(model, benchmark)
-    [run] = bench.execute("SELECT id, status, error_message FROM evaluation_runs ORDER BY created_at DESC LIMIT 1")
+    [run] = bench.execute("SELECT * FROM evaluation_runs ORDER BY created_at DESC LIMIT 1")
     assert run["status"] == "failed"
     assert "cannot be read" in run["error_message"]
+    assert "RunFailed" in run["error_traceback"]
     assert bench.rows(run["id"]) == []
     assert provider.sent(model) == {}
 
@@ -445,6 +446,36 @@ def test_of_two_resumes_at_once_one_wins_and_the_other_says_so(bench: Any, provi
     assert one == "completed"
     assert "is being driven by" in other
     assert set(provider.stats()["prompts"].popitem()[1]) == {f"What is {n} + {7 * n}?" for n in range(3)}
+
+
+def test_a_completed_run_stays_completed_when_its_resume_goes_wrong(bench: Any, provider: RunningProvider) -> None:
+    provider.control(faults=0.5, kinds=["json_503"])
+    run = bench.run(bench.model(provider.url, config={"max_attempts": 1}), bench.benchmark(sums(20)))
+    assert run.status == "completed"
+    with bench.platform.transaction() as session:
+        lease = claim_completed(session, run.id, "other")
+        close(session, lease, "failed")
+    with bench.platform.transaction() as session:
+        after = get_run(session, str(run.id))
+        assert (after.status, after.completed_at, after.lease_owner) == ("completed", run.completed_at, None)
+
+
+def test_what_a_failed_attempt_cost_is_not_forgotten_when_the_resume_succeeds(
+    bench: Any, provider: RunningProvider
+) -> None:
+    provider.control(faults=1.0, kinds=["null_content"])
+    model = bench.model(
+        provider.url, config={"max_attempts": 2}, input_price=Decimal("1000000"), output_price=Decimal(0)
+    )
+    first = bench.run(model, bench.benchmark(sums(1)))
+    [failed] = bench.rows(first.id)
+    provider.reset()
+    again = bench.resume(first.id)
+    [row] = bench.rows(first.id)
+    single = row["cost"] - failed["cost"]
+    assert (failed["success"], row["success"]) == (False, True)
+    assert failed["cost"] == 2 * single == 2 * Decimal(row["input_tokens"]) / 3
+    assert again.total_cost == row["cost"]
 
 
 ARROWS = {
