@@ -40,7 +40,7 @@ _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__na
 def main() -> None:
     """Run a command; errors of the user's or the world's become one line on stderr and an exit code."""
     take_stdout()
-    code = 1
+    code = 0
     try:
         with quiet_broken_pipe():
             code = _exit_code(app(standalone_mode=False))
@@ -66,6 +66,7 @@ def main() -> None:
         lines = str(error).strip().splitlines()
         note(f"error: internal: {type(error).__name__}: {lines[0] if lines else ''}")
         note(f"  the traceback is in {_keep_traceback()}; please report it")
+        code = 1
     sys.exit(code)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +47,8 @@ def json_object(field: str, text: str | None) -> dict[str, Any]:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(field, text, f'a JSON object such as {{"temperature": 0}} ({error})') from None
+    if "\\u0000" in text:
+        raise InvalidInput(field, text, "JSON without NUL characters, which Postgres does not store")
     if not isinstance(value, dict):
         raise InvalidInput(field, text, 'a JSON object such as {"temperature": 0}')
     return value
@@ -67,13 +70,10 @@ def dollars(field: str, text: str | None) -> Decimal | None:
     """US dollars as an exact decimal. Raises InvalidInput."""
     if text is None:
         return None
-    try:
-        value = Decimal(text.strip().removeprefix("$"))
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not value.is_finite() or value < 0:
-        raise InvalidInput(field, text, "US dollars per million tokens: a number of 0 or more")
-    return value
+    digits = text.strip().removeprefix("$")
+    if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,10})?", digits):
+        raise InvalidInput(field, text, "US dollars per million tokens, e.g. 0.15")
+    return Decimal(digits)
 
 
 def secret_from_environment(variable: str | None) -> SecretStr | None:
@@ -82,6 +82,8 @@ def secret_from_environment(variable: str | None) -> SecretStr | None:
         return None
     value = os.environ.get(variable, "").strip()
     if not value:
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]{0,99}", variable):  # perhaps the key itself: not to be repeated
+            raise InvalidInput("api_key_env", "…", "the NAME of a variable that holds the key, e.g. OPENAI_API_KEY")
         raise InvalidInput("api_key_env", variable, f"a variable that is set: export {variable}=…")
     if not value.isprintable() or not value.isascii():
         raise InvalidInput("api_key_env", variable, "a key of printable ASCII characters")

@@ -6,6 +6,7 @@ descriptor 1 is pointed at stderr, and only this module writes to the real one.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -22,6 +23,8 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from evalservice.errors import StorageFailed
+
 _stdout: TextIOWrapper = cast(TextIOWrapper, sys.stdout)
 
 
@@ -33,10 +36,13 @@ def take_stdout() -> None:
     global _stdout
     if _stdout is not sys.stdout:
         return
-    sys.stdout.flush()
+    for descriptor in (0, 1, 2):  # closed by the shell: what is said then goes nowhere
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
     _stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
     os.dup2(2, 1)
-    sys.stderr.flush()
     sys.stderr = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
 
 
@@ -116,8 +122,14 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def quiet_broken_pipe() -> Iterator[None]:
-    """`evalservice … | head` is no error."""
+    """`evalservice … | head` is no error; a full disk behind stdout is one, of one line."""
     try:
         yield
+        _stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), _stdout.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _stdout.fileno())
+        raise StorageFailed(f"stdout: cannot be written ({error.strerror})") from None

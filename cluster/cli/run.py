@@ -53,7 +53,7 @@ def run(
         )
         if lease is None:
             return _in_background(opened, str(run_id), json)
-        note(f"run {run_id}: {model} × {benchmark}")
+        note(f"run {run_id}: {model} × {benchmark} (after any fault: evalservice runs resume {run_id})")
         return finish(opened, lease, json)
 
 

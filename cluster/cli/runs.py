@@ -108,7 +108,9 @@ def items(
     failed: Annotated[bool, typer.Option("--failed", help="Only test cases without an answer.")] = False,
     search: Annotated[str | None, typer.Option("--search", metavar="TEXT", help="Only where TEXT occurs.")] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000)] = 20,
-    after: Annotated[int, typer.Option("--after", metavar="INDEX", help="Go on after this test case.")] = -1,
+    after: Annotated[
+        int, typer.Option("--after", metavar="INDEX", min=-1, max=2**31 - 1, help="Go on after this test case.")
+    ] = -1,
     json: Json = False,
 ) -> None:
     """Look at test cases: the prompt, what was expected and what the model answered, side by side."""

@@ -62,7 +62,9 @@ class PromptRenderer:
     def check_against(self, sample: TestCase) -> None:
         """Renders a real test case; raises `InvalidInput` that names the template and what fails in it."""
         try:
-            self.render(sample)
+            [*_, asked] = self.render(sample)
+            if isinstance(asked.get("content"), str) and not str(asked["content"]).strip():
+                raise PromptError("prompt_template, it renders to nothing")
         except PromptError as error:
             field, _, problem = error.message.partition(", ")
             template = self.criteria.system_prompt if field == "system_prompt" else self.criteria.prompt_template

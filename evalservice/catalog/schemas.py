@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 
 from evalservice.catalog.criteria import EvaluationCriteria, invalid_input
 from evalservice.catalog.mapping import FieldMapping
 from evalservice.catalog.model_config import ModelConfig
+from evalservice.errors import InvalidInput
+
+_PLAIN = r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""The beginning of a character class without control and direction characters, which would garble a terminal."""
+
+
+def _no_uuid(name: str) -> str:
+    try:
+        uuid.UUID(name)
+    except ValueError:
+        return name
+    raise ValueError("a name that does not look like an id")
+
 
 Name = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=f"^{_PLAIN}@]+$"),
+    AfterValidator(_no_uuid),
+]
+"""What people refer to by name, or by name@version: so neither has an @ in it, and a name is no UUID."""
+ModelId = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=f"^{_PLAIN}]+$")
 ]
 Text = Annotated[str, StringConstraints(max_length=20_000, pattern=r"^[^\x00]*$")]
-Version = Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=r"^[^\x00-\x1f]+$")]
-Tag = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")]
+Version = Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=f"^{_PLAIN}@]+$")]
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=f"^{_PLAIN}]+$")]
 Dollars = Annotated[Decimal, Field(ge=0, lt=Decimal(10) ** 10, decimal_places=10, allow_inf_nan=False)]
 
 
@@ -29,7 +49,10 @@ def parse(kind: type[M], values: Mapping[str, Any]) -> M:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise invalid_input(error, kind) from None
+        problem = invalid_input(error, kind)
+        if error.errors()[0]["type"] == "string_pattern_mismatch":
+            problem = InvalidInput(problem.field, problem.value, "printable characters, in a name or version without @")
+        raise problem from None
 
 
 class _Input(BaseModel):
@@ -41,7 +64,7 @@ class NewModel(_Input):
 
     name: Name
     platform: Annotated[str, StringConstraints(min_length=1, max_length=50)]
-    model_id: Name
+    model_id: ModelId
     display_name: Annotated[str, StringConstraints(max_length=200)] = ""
     description: Text = ""
     version: Version = "1.0.0"

@@ -22,8 +22,9 @@ def export_results(rows: Iterable[Any], file_format: str, target: Path | IO[byte
     write = {"jsonl": plain.write_jsonl, "csv": plain.write_csv, "parquet": plain.write_parquet}[file_format]
     if not isinstance(target, Path):
         return write(rows, target)
-    if target.is_dir() or not target.name:
-        raise InvalidInput("output", str(target), "a file, this is a folder")
+    target = target.resolve()  # a link stays one, and its target gets the rows
+    if target.exists() and not target.is_file():
+        raise InvalidInput("output", str(target), "a regular file, or one that does not exist yet")
     partial = target.with_name(f".{target.name}.partial")
     try:
         with partial.open("wb") as file:

@@ -7,6 +7,7 @@ that the credential may be sent to are authenticated with it, so a row that was 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import uuid
 from pathlib import Path
@@ -73,16 +74,22 @@ def origin_of(url: str) -> str:
 
     Raises InvalidInput naming `base_url` for what is no http(s) URL.
     """
-    accepted = "an http:// or https:// URL such as https://api.openai.com/v1"
+    accepted = "an http:// or https:// URL such as https://api.openai.com/v1; a key is given with --api-key-env"
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise InvalidInput("base_url", url, accepted) from None
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.username or parts.password:
-        raise InvalidInput("base_url", url, accepted)
+        raise InvalidInput("base_url", _without_secrets(url), accepted) from None
+    carries_more = parts.username or parts.password or parts.query or parts.fragment
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or carries_more:
+        raise InvalidInput("base_url", _without_secrets(url), accepted)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port or _DEFAULT_PORTS[parts.scheme]}"
+
+
+def _without_secrets(url: str) -> str:
+    """A URL for an error message: without user and password, query and fragment."""
+    return re.sub(r"[?#].*", "?…", re.sub(r"//[^/@]*@", "//…@", url))
 
 
 def _bound(organization_id: uuid.UUID, origin: str) -> bytes:

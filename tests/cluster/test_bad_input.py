@@ -222,6 +222,33 @@ def test_nothing_is_half_written_by_what_was_refused(refused: Refused) -> None:
     assert refused.after == refused.before
 
 
+def test_an_export_never_replaces_a_device_or_a_link(shared_cli: Any, tmp_path: Path) -> None:
+    from evalservice.errors import InvalidInput
+    from evalservice.interchange import export_results
+
+    with pytest.raises(InvalidInput, match="a regular file"):
+        export_results([], "jsonl", Path("/dev/null"))
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("before")
+    link.symlink_to(target)
+    export_results([], "jsonl", link)
+    assert link.is_symlink()
+    assert target.read_text() == ""
+
+
+def test_secrets_in_the_wrong_place_are_refused_and_not_repeated(shared_cli: Any) -> None:
+    add = ("models", "add", "leaky", "--platform", "openai", "--model-id", "leaky")
+    for options in (
+        ("--base-url", "http://localhost:1/v1?api_key=sk-SECRET"),
+        ("--base-url", "http://user:sk-SECRET@localhost:1/v1"),
+        ("--base-url", "http://localhost:1/v1", "--api-key-env", "sk-SECRET"),
+    ):
+        ended = shared_cli(*add, *options)
+        assert ended.code == 2
+        assert ended.err.startswith("error: ")
+        assert "sk-SECRET" not in ended.err
+
+
 def test_a_command_that_is_no_command_exits_with_2_and_says_so(shared_cli: Any) -> None:
     ended = shared_cli("modles", "list")
     assert (ended.code, ended.out) == (2, "")
