@@ -32,7 +32,6 @@ from evalservice.catalog.blocks import plan_blocks
 from evalservice.catalog.snapshots import open_snapshot
 from evalservice.database import tenant_transaction
 from evalservice.errors import DatabaseUnavailable, EvalserviceError, LeaseLost, RunFailed
-from evalservice.runs.closing import close_run
 from evalservice.runs.lifecycle import ENDED, HEARTBEAT_SECONDS, LEASE_SECONDS, Lease, cancel_requested, renew
 from evalservice.runs.results import settled_mask, store_results
 from evalservice.tables import EvaluationRun
@@ -224,6 +223,8 @@ def _tell(signal: Any, state: str) -> None:
 
 def _close(job: Drive, stop: Stop, progress: Progress) -> EvaluationRun:
     """Close the run by what Postgres says of it; while Postgres is away, try again for as long as in `_store`."""
+    from evalservice.runs.closing import close_run  # brings scipy, a second that the first request need not wait for
+
     deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
     tried = False
     while True:
@@ -257,6 +258,8 @@ def _verdict(run: EvaluationRun, stop: Stop, progress: Progress) -> tuple[str, s
 
 
 def _close_failed(job: Drive, error: BaseException) -> None:
+    from evalservice.runs.closing import close_run
+
     message = error.message if isinstance(error, EvalserviceError) else f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))
     with contextlib.suppress(EvalserviceError), tenant_transaction(job.engine, job.organization_id) as session:

@@ -30,7 +30,6 @@ from evalservice.organizations.secrets import origin_of
 from evalservice.organizations.service import open_credential
 from evalservice.pricing import Price
 from evalservice.records import TestCase
-from evalservice.runs.closing import close_run
 from evalservice.runs.lifecycle import Lease, claim, claim_completed, driver_name, lease_state, reopen
 from evalservice.runs.results import store_scores
 from evalservice.runs.scorers import scorers_of
@@ -90,6 +89,8 @@ def run_claimed(platform: Platform, lease: Lease, stop: Stop, on_progress: OnPro
 
 
 def _give_up(platform: Platform, lease: Lease, reason: str) -> None:
+    from evalservice.runs.closing import close_run  # not at the top: it brings scipy, which takes a second
+
     with platform.transaction() as session:
         close_run(session, lease, "failed", error_message=reason)
 
@@ -192,6 +193,8 @@ def rescore(platform: Platform, reference: str) -> EvaluationRun:
     Uses the benchmark's scorers as this installation has them, under the run's lease. Raises InvalidTransition when
     the run has not ended, LeaseHeld when someone else has it.
     """
+    from evalservice.runs.closing import close_run
+
     with platform.transaction() as session:
         run = get_run(session, reference)
         if run.status not in ("completed", "failed", "cancelled"):

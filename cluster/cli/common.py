@@ -72,7 +72,7 @@ def dollars(field: str, text: str | None) -> Decimal | None:
         return None
     digits = text.strip().removeprefix("$")
     if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,10})?", digits):
-        raise InvalidInput(field, text, "US dollars per million tokens, e.g. 0.15")
+        raise InvalidInput(field, text, "US dollars per million tokens: a number of 0 or more, e.g. 0.15")
     return Decimal(digits)
 
 
