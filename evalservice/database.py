@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from evalservice.errors import AlreadyExists, DatabaseUnavailable, InvalidInput, SchemaBehind
+from evalservice.errors import AlreadyExists, DatabaseUnavailable, EvalserviceError, InvalidInput, SchemaBehind
 
 SERVICE_ROLE = "evalservice_service"
 CONNECT_TIMEOUT_SECONDS = 10
@@ -60,6 +62,8 @@ def translated_errors() -> Iterator[None]:
     """Turn a driver's error into ours: unreachable or restarting server, missing tables."""
     try:
         yield
+    except PoolTimeout as error:
+        raise DatabaseUnavailable("every connection to Postgres is in use: try again in a moment") from error
     except (OperationalError, psycopg.OperationalError) as error:
         raise DatabaseUnavailable(f"Postgres does not answer: {_first_line(error)}") from error
     except (ProgrammingError, psycopg.ProgrammingError) as error:
@@ -91,14 +95,48 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
+def transaction(engine: Engine) -> Iterator[Session]:
+    """One transaction that sees no organization's rows until `set_organization`; commits at the end.
+
+    Raises DatabaseUnavailable and SchemaBehind; other errors pass.
+    """
+    with translated_errors(), Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
 def tenant_transaction(engine: Engine, organization_id: uuid.UUID) -> Iterator[Session]:
     """One transaction in which only `organization_id`'s rows exist; commits at the end, rolls back on an error.
 
     Raises DatabaseUnavailable and SchemaBehind; other errors pass.
     """
-    with translated_errors(), Session(engine, expire_on_commit=False) as session, session.begin():
+    with transaction(engine) as session:
         set_organization(session, organization_id)
         yield session
+
+
+@contextmanager
+def listening(engine: Engine, channel: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection of its own that listens on `channel`: iterate over its `notifies()`. Raises DatabaseUnavailable."""
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with (
+        translated_errors(),
+        psycopg.connect(
+            url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_SECONDS, application_name="evalservice"
+        ) as connection,
+    ):
+        connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        yield connection
+
+
+def is_ready(engine: Engine) -> str:
+    """Empty when Postgres answers, else why it does not."""
+    try:
+        with translated_errors(), engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+    except EvalserviceError as error:
+        return error.message
+    return ""
 
 
 def set_organization(session: Session, organization_id: uuid.UUID) -> None:

@@ -3,10 +3,14 @@
     EvalserviceError                     code                 HTTP  exit
     ├── InvalidInput                     invalid-input         422    2   field, value, accepted
     │   └── InvalidRecords               invalid-records       422    2   every bad record of a file (first 20, total)
+    ├── TooLarge                         too-large             413    2   a body over its limit
+    ├── Unauthenticated                  unauthenticated       401    1   no key, or an unknown, revoked, expired one
+    ├── Forbidden                        forbidden             403    1   the key may not do this
     ├── NotFound                         not-found             404    1
     ├── Conflict                         conflict              409    1
     │   ├── AlreadyExists                already-exists        409    1
     │   ├── InvalidTransition            invalid-transition    409    1
+    │   ├── PreconditionFailed           precondition-failed   412    1   If-Match names another version
     │   ├── LeaseHeld                    lease-held            409    1   another driver owns the run
     │   └── LeaseLost                    lease-lost            409    1   this driver no longer owns the run
     ├── Unavailable                      unavailable           503    1
@@ -99,6 +103,28 @@ class InvalidRecords(InvalidInput):
         return {**super().problem(), "total": self.total, "records": records}
 
 
+class TooLarge(EvalserviceError):
+    """A body is larger than it may be."""
+
+    code = "too-large"
+    status = 413
+    exit_code = 2
+
+
+class Unauthenticated(EvalserviceError):
+    """No API key was given, or it is unknown, revoked or expired: which of these is not told."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class Forbidden(EvalserviceError):
+    """The key is good, but its role or scopes do not allow this."""
+
+    code = "forbidden"
+    status = 403
+
+
 class NotFound(EvalserviceError):
     """Nothing of that name or id is visible to this organization."""
 
@@ -127,6 +153,13 @@ class InvalidTransition(Conflict):
     """The object's status does not allow this step."""
 
     code = "invalid-transition"
+
+
+class PreconditionFailed(Conflict):
+    """The object has changed since the version that If-Match names."""
+
+    code = "precondition-failed"
+    status = 412
 
 
 class LeaseHeld(Conflict):

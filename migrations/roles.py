@@ -33,9 +33,10 @@ a user joins an organization through evalservice_add_member only, because a plai
 
 FUNCTIONS = (
     "evalservice_find_api_key(text)",
+    "evalservice_sweep()",
     "evalservice_add_member(uuid, text, text, text, text)",
-    "evalservice_claim_run(text, integer)",
-    "evalservice_lapsed_runs()",
+    "evalservice_due_rollups()",
+    "evalservice_claim_work(text, integer)",
 )
 """What crosses organizations, each SECURITY DEFINER with a fixed search_path."""
 

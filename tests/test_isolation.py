@@ -407,9 +407,10 @@ def test_the_functions_that_cross_are_few_fixed_and_not_for_the_public(world: Wo
         (name, ["search_path=pg_catalog, pg_temp"], True, False, True)
         for name in (
             "evalservice_add_member",
-            "evalservice_claim_run",
+            "evalservice_claim_work",
+            "evalservice_due_rollups",
             "evalservice_find_api_key",
-            "evalservice_lapsed_runs",
+            "evalservice_sweep",
         )
     ]
 
@@ -459,17 +460,25 @@ def no_runs_waiting(world: World) -> Iterator[None]:
 
 
 def claim(connection: psycopg.Connection[Any], owner: str = "me", seconds: int = 15) -> Any:
-    return connection.execute("SELECT * FROM evalservice_claim_run(%s, %s)", (owner, seconds)).fetchone()
+    return connection.execute(
+        "SELECT id, organization_id, attempt FROM evalservice_claim_work(%s, %s)", (owner, seconds)
+    ).fetchone()
 
 
 @pytest.mark.usefixtures("no_runs_waiting")
-def test_runs_are_claimed_by_priority_then_age(world: World) -> None:
-    first = add_run(world, world.mine)
-    second = add_run(world, world.theirs)
+def test_organizations_take_turns_and_each_is_claimed_by_priority_then_age(world: World) -> None:
+    first, second = add_run(world, world.mine), add_run(world, world.mine)
+    third = add_run(world, world.theirs)
     urgent = add_run(world, world.theirs, priority=5)
     with as_organization(world.url, None) as connection:
-        claims = [claim(connection) for _ in range(4)]
-    assert claims == [(urgent, world.theirs, 1), (first, world.mine, 1), (second, world.theirs, 1), None]
+        claims = [claim(connection) for _ in range(5)]
+    assert claims == [
+        (first, world.mine, 1),
+        (urgent, world.theirs, 1),
+        (second, world.mine, 1),
+        (third, world.theirs, 1),
+        None,
+    ]
 
 
 @pytest.mark.usefixtures("no_runs_waiting")
@@ -504,20 +513,3 @@ def test_an_organization_at_its_limit_waits(world: World) -> None:
         assert claim(connection)[1] == world.mine
         assert claim(connection)[0] == theirs
         assert claim(connection) is None
-
-
-@pytest.mark.usefixtures("no_runs_waiting")
-def test_runs_whose_lease_has_lapsed_are_listed(world: World) -> None:
-    run = add_run(world, world.theirs)
-    with as_organization(world.url, None) as connection:
-        claim(connection, "dead", 0)
-        rows = connection.execute("SELECT id, organization_id, attempt, lease_owner FROM evalservice_lapsed_runs()")
-        assert rows.fetchall() == [(run, world.theirs, 1, "dead")]
-
-
-@pytest.mark.usefixtures("no_runs_waiting")
-def test_runs_whose_lease_holds_are_not_listed(world: World) -> None:
-    add_run(world, world.mine)
-    with as_organization(world.url, None) as connection:
-        claim(connection)
-        assert connection.execute("SELECT * FROM evalservice_lapsed_runs()").fetchall() == []

@@ -140,7 +140,7 @@ def test_a_database_with_data_goes_down_and_up_again(empty_database_url: str) ->
     fill(empty_database_url)
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005"])
 def test_each_revision_can_be_left_and_reached_with_data(empty_database_url: str, revision: str) -> None:  # noqa: F811
     migrations.upgrade(empty_database_url)
     fill(empty_database_url)

@@ -173,7 +173,8 @@ class _GuardedResolver(aiohttp.ThreadedResolver):
     """Resolves names, but not to addresses that must not be reached (link-local, metadata services)."""
 
     async def resolve(self, *arguments: Any, **options: Any) -> list[ResolveResult]:
-        found = [entry for entry in await super().resolve(*arguments, **options) if not is_refused(entry["host"])]
+        entries = await super().resolve(*arguments, **options)
+        found = [entry for entry in entries if not is_refused(entry["host"], private=True)]
         if not found:
             raise OSError("the host resolves to link-local or metadata addresses only, which are not reached")
         return found

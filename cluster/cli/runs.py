@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,14 +116,16 @@ def items(
 ) -> None:
     """Look at test cases: the prompt, what was expected and what the model answered, side by side."""
     from evalservice.errors import InvalidInput
-    from evalservice.runs.service import get_run, list_items
+    from evalservice.runs.service import get_run, items_query
+    from evalservice.tables import EvaluationResult
 
     if wrong and failed:
         raise InvalidInput("--wrong", "--failed", "one of the two: an answer is wrong, or there is none")
     with platform() as opened, opened.transaction() as session:
         run = get_run(session, run_id)
-        rows = list_items(session, run, wrong=wrong, failed=failed, search=search, limit=limit, after=after)
-        documents = [_item(row) for row in rows]
+        query = items_query(run, success=False if failed else None, wrong=wrong, search=search)
+        index = EvaluationResult.test_case_index
+        documents = [_item(row) for row in session.scalars(query.where(index > after).order_by(index).limit(limit))]
     if json:
         print_json({"items": documents, "next_after": documents[-1]["test_case_index"] if documents else None})
         return
@@ -250,7 +253,7 @@ def export(
     """Export a run's rows, in bounded memory."""
     from cluster.cli.output import binary_stdout
     from evalservice.errors import InvalidInput
-    from evalservice.interchange import FORMATS, export_results
+    from evalservice.interchange import FORMATS, export_chunks, write_whole
     from evalservice.runs.results import stream_results
     from evalservice.runs.service import get_run
 
@@ -261,7 +264,15 @@ def export(
     with platform() as opened, opened.transaction() as session:
         run = get_run(session, run_id)
         rows = stream_results(session, run.id)
-        written = export_results(rows, file_format, output if output is not None else binary_stdout())
+        written = 0
+
+        def chunks() -> Iterator[bytes]:
+            nonlocal written
+            for chunk, count in export_chunks(rows, file_format):
+                written += count
+                yield chunk
+
+        write_whole(chunks(), output if output is not None else binary_stdout())
     if json:
         print_json({"id": run.id, "format": file_format, "file": output, "rows": written})
     else:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, literal, select
 from sqlalchemy.orm import Session
 
 from evalservice.addresses import check_base_url
@@ -15,14 +15,17 @@ from evalservice.catalog.model_config import ENGINES, OPENAI_URL
 from evalservice.catalog.prompts import PromptRenderer
 from evalservice.catalog.schemas import NewBenchmark, NewDataset, NewModel
 from evalservice.catalog.snapshots import Snapshot, open_snapshot
-from evalservice.errors import AlreadyExists, InvalidInput
+from evalservice.errors import AlreadyExists, Forbidden, InvalidInput
 from evalservice.lookup import T, find
 from evalservice.records import TestCase
 from evalservice.scoring import AnyScorer, Item, build_extraction, build_scorers
 from evalservice.tables import (
     BENCHMARK_CATEGORIES,
+    ABTest,
+    ABTestModel,
     BenchmarkSuite,
     EvaluationDataset,
+    EvaluationRun,
     Model,
     ModelCapability,
     ModelCapabilityLink,
@@ -35,13 +38,16 @@ def add_model(
     new: NewModel,
     *,
     platforms: Sequence[str],
+    private_addresses: bool = True,
     credential_id: uuid.UUID | None = None,
 ) -> Model:
     """Register a model. `platforms`: those that this installation can call; `credential_id`: the stored API key.
 
+    private_addresses: whether it may live on loopback and private networks.
+
     Raises InvalidInput (platform, capability, base_url, price), NotFound (parent), AlreadyExists.
     """
-    _check_platform(new, platforms)
+    _check_platform(new, platforms, private_addresses)
     _refuse_taken(session, Model, "model", new.name, new.version)
     same = session.execute(
         select(Model.name).where(
@@ -84,14 +90,18 @@ def add_model(
     return model
 
 
-def _check_platform(new: NewModel, platforms: Sequence[str]) -> None:
+def _check_platform(new: NewModel, platforms: Sequence[str], private_addresses: bool) -> None:
     if new.platform not in platforms:
         raise InvalidInput("platform", new.platform, f"accepted are {', '.join(platforms)}")
     if (new.input_price is None) != (new.output_price is None):
         missing = "input_price" if new.input_price is None else "output_price"
         raise InvalidInput(missing, None, "give both prices (USD per million tokens) or neither")
     if new.platform in ENGINES:
-        for field, value in (("base_url", new.base_url), ("api_key", new.api_key)):
+        for field, value in (
+            ("base_url", new.base_url),
+            ("api_key", new.api_key),
+            ("credential_id", new.credential_id),
+        ):
             if value:
                 raise InvalidInput(
                     field,
@@ -100,8 +110,8 @@ def _check_platform(new: NewModel, platforms: Sequence[str]) -> None:
                 )
         return
     if new.base_url:
-        check_base_url(new.base_url)
-    elif new.platform == "openai" and new.api_key is None:
+        check_base_url(new.base_url, private=private_addresses)
+    elif new.platform == "openai" and new.api_key is None and new.credential_id is None:
         raise InvalidInput(
             "api_key_env",
             None,
@@ -212,6 +222,76 @@ def _check_without_ground_truth(scorers: Sequence[AnyScorer], first: TestCase, d
             raise InvalidInput(
                 "scorer", scorer.name, f"dataset {dataset.name!r} has no expected outputs to compare with"
             )
+
+
+_PRICES = {"input_price": "input_price_per_million", "output_price": "output_price_per_million"}
+
+
+def change_model(session: Session, model: Model, given: Mapping[str, Any]) -> None:
+    """Change the given fields; null empties a credential or both prices. Raises InvalidInput (one price alone)."""
+    now = session.execute(select(func.now())).scalar_one()
+    if given.get("status") == "deprecated" and model.status != "deprecated":
+        model.deprecated_at = now
+    prices = {_PRICES[name]: value for name, value in given.items() if name in _PRICES}
+    for name, value in prices.items():
+        setattr(model, name, value)
+    if (model.input_price_per_million is None) != (model.output_price_per_million is None):
+        missing = "input_price" if model.input_price_per_million is None else "output_price"
+        raise InvalidInput(missing, None, "give both prices (USD per million tokens) or neither")
+    if "credential_id" in given:
+        model.credential_id = given["credential_id"]
+    change(session, model, {k: v for k, v in given.items() if k not in (*_PRICES, "credential_id")})
+
+
+def change(session: Session, row: Model | EvaluationDataset | BenchmarkSuite, given: Mapping[str, Any]) -> None:
+    """Set the given fields that are not null, and read back what the database made of it."""
+    for name, value in given.items():
+        if value is not None:
+            setattr(row, "metadata_" if name == "metadata" else name, list(value) if name == "tags" else value)
+    session.flush()
+    session.refresh(row)
+
+
+def remove_model(session: Session, model: Model) -> bool:
+    """Delete a model that nothing hangs on, else archive it; whether it is gone."""
+    if not _hangs(session, EvaluationRun.model_id == model.id, ABTestModel.model_id == model.id):
+        session.delete(model)
+        session.flush()
+        return True
+    model.status, model.is_latest = "archived", False
+    session.flush()
+    session.refresh(model)
+    return False
+
+
+def remove_dataset(session: Session, dataset: EvaluationDataset) -> bool:
+    """Delete a dataset that nothing hangs on, else archive it; whether it is gone. Its snapshot may be another's."""
+    used = (BenchmarkSuite.dataset_id, EvaluationRun.dataset_id, ABTest.dataset_id)
+    return _delete_or_archive(session, dataset, *(column == dataset.id for column in used))
+
+
+def remove_benchmark(session: Session, suite: BenchmarkSuite) -> bool:
+    """Delete a benchmark that no run hangs on, else archive it; whether it is gone. Raises Forbidden (public)."""
+    if suite.organization_id is None:
+        raise Forbidden(f"benchmark: {suite.name!r} is public: only the operator changes it")
+    return _delete_or_archive(session, suite, EvaluationRun.benchmark_id == suite.id)
+
+
+def _delete_or_archive(
+    session: Session, row: EvaluationDataset | BenchmarkSuite, *hanging: ColumnElement[bool]
+) -> bool:
+    if not _hangs(session, *hanging):
+        session.delete(row)
+        session.flush()
+        return True
+    row.archived_at = row.archived_at or session.execute(select(func.now())).scalar_one()
+    session.flush()
+    session.refresh(row)
+    return False
+
+
+def _hangs(session: Session, *conditions: ColumnElement[bool]) -> bool:
+    return any(session.scalar(select(literal(1)).where(condition).limit(1)) for condition in conditions)
 
 
 def listed(session: Session, kind: type[T], limit: int = 200) -> Sequence[T]:

@@ -11,7 +11,7 @@ import io
 import itertools
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import IO, Any
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -37,46 +37,64 @@ SCHEMA = pa.schema(
 )
 
 
+Chunk = tuple[bytes, int]
+"""Some bytes of the export, and how many more rows are in it by now."""
+
+
 def _values(row: Any) -> dict[str, Any]:
     return {name: getattr(row, name) for name in SCHEMA.names}
 
 
-def write_jsonl(rows: Iterable[Any], file: IO[bytes]) -> int:
+def jsonl_chunks(rows: Iterable[Any]) -> Iterator[Chunk]:
     """One JSON object a line; money as decimal strings."""
-    count = 0
-    for row in rows:
-        file.write(orjson.dumps(_values(row), default=_text) + b"\n")
-        count += 1
-    file.flush()
-    return count
+    for batch in _batches(rows):
+        yield b"".join(orjson.dumps(_values(row), default=_text) + b"\n" for row in batch), len(batch)
 
 
-def write_csv(rows: Iterable[Any], file: IO[bytes]) -> int:
+def csv_chunks(rows: Iterable[Any]) -> Iterator[Chunk]:
     """RFC 4180 with a header; nested values are JSON texts, what is absent is empty."""
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    text = io.StringIO(newline="")
     writer = csv.DictWriter(text, SCHEMA.names)
     writer.writeheader()
-    count = 0
-    for row in rows:
-        values = _flat(row)
-        cost, moment = values["cost"], values["executed_at"]
-        writer.writerow(
-            {**values, "cost": None if cost is None else format(cost, "f"), "executed_at": moment.isoformat()}
-        )
-        count += 1
-    text.flush()
-    text.detach()
-    return count
+    yield text.getvalue().encode(), 0
+    for batch in _batches(rows):
+        text.seek(0)
+        text.truncate()
+        for row in batch:
+            values = _flat(row)
+            cost, moment = values["cost"], values["executed_at"]
+            writer.writerow(
+                {**values, "cost": None if cost is None else format(cost, "f"), "executed_at": moment.isoformat()}
+            )
+        yield text.getvalue().encode(), len(batch)
 
 
-def write_parquet(rows: Iterable[Any], file: IO[bytes]) -> int:
+def parquet_chunks(rows: Iterable[Any]) -> Iterator[Chunk]:
     """One table, zstd, row groups of `BATCH_ROWS`; nested values are JSON texts."""
-    count = 0
-    with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+    drain = _Drain()
+    with pq.ParquetWriter(pa.PythonFile(drain, mode="w"), SCHEMA, compression="zstd") as writer:
         for batch in _batches(rows):
             writer.write_table(pa.Table.from_pylist([_flat(row) for row in batch], schema=SCHEMA))
-            count += len(batch)
-    return count
+            yield drain.taken(), len(batch)
+    yield drain.taken(), 0
+
+
+class _Drain(io.RawIOBase):
+    """What was written since it was last asked."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, part: Any) -> int:
+        self._parts.append(bytes(part))
+        return len(part)
+
+    def taken(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
 
 
 def _flat(row: Any) -> dict[str, Any]:

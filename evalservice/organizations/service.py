@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 
 from pydantic import SecretStr
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from evalservice.errors import AlreadyExists, Conflict, NotFound
 from evalservice.organizations.secrets import SecretBox
-from evalservice.tables import ProviderCredential
+from evalservice.tables import Model, ProviderCredential
 
 
 def store_credential(
@@ -23,31 +24,88 @@ def store_credential(
     user_id: uuid.UUID | None = None,
 ) -> ProviderCredential:
     """Store a secret under a name, for one origin; a credential of that name and origin gets the new secret."""
-    sealed = box.seal(secret, organization_id, origin)
     unique_name = f"{name}@{origin}"[:200]
-    credential = session.execute(
-        select(ProviderCredential).where(
-            ProviderCredential.organization_id == organization_id, ProviderCredential.name == unique_name
-        )
-    ).scalar_one_or_none()
+    credential = _named(session, unique_name)
     if credential is None:
-        credential = ProviderCredential(
-            organization_id=organization_id,
-            name=unique_name,
-            origin=origin,
-            encrypted_secret=sealed,
-            created_by_id=user_id,
-        )
-        session.add(credential)
-    else:
-        credential.encrypted_secret = sealed
+        return _add(session, box, organization_id, unique_name, origin, secret, user_id)
+    credential.encrypted_secret = box.seal(secret, organization_id, origin)
     session.flush()
     return credential
+
+
+def create_credential(
+    session: Session,
+    box: SecretBox,
+    organization_id: uuid.UUID,
+    *,
+    name: str,
+    origin: str,
+    secret: SecretStr,
+    user_id: uuid.UUID | None = None,
+) -> ProviderCredential:
+    """A new credential. Raises AlreadyExists."""
+    if _named(session, name) is not None:
+        raise AlreadyExists(f"name: there is a credential {name!r}: give another name, or change its secret")
+    return _add(session, box, organization_id, name, origin, secret, user_id)
+
+
+def credential(session: Session, credential_id: uuid.UUID) -> ProviderCredential:
+    """Raises NotFound."""
+    row = session.get(ProviderCredential, credential_id)
+    if row is None:
+        raise NotFound("provider_credential", str(credential_id))
+    return row
+
+
+def replace_secret(session: Session, box: SecretBox, credential_id: uuid.UUID, secret: SecretStr) -> ProviderCredential:
+    """A new secret for the same origin. Runs read it when they start. Raises NotFound."""
+    row = credential(session, credential_id)
+    row.encrypted_secret = box.seal(secret, row.organization_id, row.origin)
+    session.flush()
+    session.refresh(row)
+    return row
+
+
+def remove_credential(session: Session, credential_id: uuid.UUID) -> None:
+    """Raises NotFound, Conflict while a model uses it."""
+    row = credential(session, credential_id)
+    used = session.scalars(select(Model.name).where(Model.credential_id == row.id).limit(5)).all()
+    if used:
+        raise Conflict(f"provider_credential: {row.name!r} is used by {', '.join(used)}: give these another one first")
+    session.delete(row)
+    session.flush()
 
 
 def open_credential(
     session: Session, box: SecretBox, organization_id: uuid.UUID, credential_id: uuid.UUID, origin: str
 ) -> SecretStr:
     """The secret, for use at `origin` and nowhere else. Raises Conflict when the key or the origin is another."""
-    credential = session.get_one(ProviderCredential, credential_id)
-    return box.open(credential.encrypted_secret, organization_id, origin)
+    row = session.get_one(ProviderCredential, credential_id)
+    secret = box.open(row.encrypted_secret, organization_id, origin)
+    row.last_used_at = session.execute(select(func.now())).scalar_one()
+    return secret
+
+
+def _named(session: Session, name: str) -> ProviderCredential | None:
+    return session.scalar(select(ProviderCredential).where(ProviderCredential.name == name))
+
+
+def _add(
+    session: Session,
+    box: SecretBox,
+    organization_id: uuid.UUID,
+    name: str,
+    origin: str,
+    secret: SecretStr,
+    user_id: uuid.UUID | None,
+) -> ProviderCredential:
+    row = ProviderCredential(
+        organization_id=organization_id,
+        name=name,
+        origin=origin,
+        encrypted_secret=box.seal(secret, organization_id, origin),
+        created_by_id=user_id,
+    )
+    session.add(row)
+    session.flush()
+    return row

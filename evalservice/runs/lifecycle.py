@@ -7,6 +7,9 @@
 A driver owns a run while it holds the lease: `lease_owner` is its name and `attempt` its number. Every write repeats
 both, so a driver that was thought dead changes nothing once another has taken over. A completed run that is rescored,
 or whose retryable failures are asked again, is leased without leaving its status.
+
+A lease ends in one of three ways. It is closed; it is given back, and whoever comes next goes on at once; or it lapses,
+because its driver died: then the run is an orphan, which `evalservice_claim_work` counts and lets wait a while.
 """
 
 from __future__ import annotations
@@ -113,8 +116,9 @@ def _take(session: Session, run_id: uuid.UUID, owner: str, claimable: ColumnElem
         .where(EvaluationRun.id == run_id, claimable)
         .values(
             lease_owner=owner,
-            lease_expires_at=_lease_end(),
+            lease_expires_at=lease_end(),
             attempt=EvaluationRun.attempt + 1,
+            claim_after=None,
             cancel_requested_at=None,
             **changes,
         )
@@ -133,9 +137,17 @@ def reopen(session: Session, run_id: uuid.UUID) -> None:
     changed = session.execute(
         update(EvaluationRun)
         .where(EvaluationRun.id == run_id, EvaluationRun.status.in_(("failed", "cancelled")))
-        .values(status="pending", lease_owner=None, lease_expires_at=None, cancel_requested_at=None)
+        .values(
+            status="pending",
+            lease_owner=None,
+            lease_expires_at=None,
+            cancel_requested_at=None,
+            claim_after=None,
+            orphaned=0,
+            requested_work=None,
+        )
     )
-    if _rows(changed) == 0:
+    if changed_rows(changed) == 0:
         state = lease_state(session, run_id)
         if state.owner is not None:
             raise LeaseHeld(f"run {run_id} is being driven by {state.owner}")
@@ -147,9 +159,9 @@ def renew(session: Session, lease: Lease) -> None:
     changed = session.execute(
         update(EvaluationRun)
         .where(lease.holds())
-        .values(lease_expires_at=_lease_end(), updated_at=EvaluationRun.updated_at)
+        .values(lease_expires_at=lease_end(), updated_at=EvaluationRun.updated_at)
     )
-    if _rows(changed) == 0:
+    if changed_rows(changed) == 0:
         raise lost(lease)
 
 
@@ -173,30 +185,41 @@ def close(session: Session, lease: Lease, status: str, **values: Any) -> None:
     changed = session.execute(
         update(EvaluationRun)
         .where(lease.holds())
-        .values(lease_owner=None, lease_expires_at=None, cancel_requested_at=None, **values)
+        .values(
+            lease_owner=None,
+            lease_expires_at=None,
+            cancel_requested_at=None,
+            claim_after=None,
+            requested_work=None,
+            **values,
+        )
     )
-    if _rows(changed) == 0:
+    if changed_rows(changed) == 0:
         raise lost(lease)
 
 
 def request_cancel(session: Session, run_id: uuid.UUID) -> str:
     """Ask the run's driver to stop; a run that nobody drives is cancelled at once. Gives the status that results.
 
-    Raises NotFound, and InvalidTransition when the run has ended.
+    Of a run that has ended, what was asked of it since is withdrawn. Raises NotFound, and InvalidTransition when the
+    run has ended and nothing was asked.
     """
     row = session.get(EvaluationRun, run_id, with_for_update=True, populate_existing=True)
     state = lease_state(session, run_id)
-    if row is None or state.status in ENDED:
+    ended = state.status in ENDED
+    if row is None or (ended and state.owner is None and row.requested_work is None):
         raise InvalidTransition(f"run {run_id} is {state.status}: only a pending or running run can be cancelled")
     if state.owner is not None:
         row.cancel_requested_at = session.execute(select(func.now())).scalar_one()
-        return "running"
-    row.status, row.lease_owner, row.lease_expires_at = "cancelled", None, None
-    row.completed_at = session.execute(select(func.now())).scalar_one()
-    return "cancelled"
+        return state.status
+    row.lease_owner, row.lease_expires_at, row.claim_after, row.requested_work = None, None, None, None
+    if not ended:
+        row.status = "cancelled"
+        row.completed_at = session.execute(select(func.now())).scalar_one()
+    return row.status
 
 
-def _lease_end() -> Any:
+def lease_end() -> Any:
     return func.now() + text(f"interval '{LEASE_SECONDS} seconds'")
 
 
@@ -205,6 +228,7 @@ def lost(lease: Lease) -> LeaseLost:
     return LeaseLost(f"run {lease.run_id}: this driver's lease was taken over; it writes nothing more")
 
 
-def _rows(result: Any) -> int:
+def changed_rows(result: Any) -> int:
+    """How many rows an UPDATE changed."""
     assert isinstance(result, CursorResult)
     return int(result.rowcount)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Text, cast, func, or_, select
+from sqlalchemy import ColumnElement, Select, Text, cast, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
 from evalservice.catalog.criteria import EvaluationCriteria
@@ -140,24 +140,14 @@ def list_runs(session: Session, limit: int = 50, status: str | None = None) -> S
     return session.scalars(query if status is None else query.where(EvaluationRun.status == status)).all()
 
 
-def list_items(
-    session: Session,
-    run: EvaluationRun,
-    *,
-    wrong: bool = False,
-    failed: bool = False,
-    search: str | None = None,
-    limit: int = 20,
-    after: int = -1,
-) -> Sequence[EvaluationResult]:
-    """A run's rows by index, from `after` on. wrong: the primary metric is not at its best, or could not be computed;
-    failed: no completion."""
-    conditions: list[ColumnElement[bool] | InstrumentedAttribute[bool]] = [
-        EvaluationResult.evaluation_run_id == run.id,
-        EvaluationResult.test_case_index > after,
-    ]
-    if failed:
-        conditions.append(~EvaluationResult.success)
+def items_query(
+    run: EvaluationRun, *, success: bool | None = None, wrong: bool = False, search: str | None = None
+) -> Select[Any]:
+    """A run's rows. success: only with, or only without a completion. wrong: the primary metric is not at its best, or
+    could not be computed. search: only where the text occurs."""
+    conditions: list[ColumnElement[bool] | InstrumentedAttribute[bool]] = [EvaluationResult.evaluation_run_id == run.id]
+    if success is not None:
+        conditions.append(EvaluationResult.success == success)
     if wrong:
         metric, best = _best(run)
         conditions += [EvaluationResult.success, EvaluationResult.metrics[metric].as_float().is_distinct_from(best)]
@@ -176,8 +166,7 @@ def list_items(
                 )
             )
         )
-    query = select(EvaluationResult).where(*conditions).order_by(EvaluationResult.test_case_index).limit(limit)
-    return session.scalars(query).all()
+    return select(EvaluationResult).where(*conditions)
 
 
 def _best(run: EvaluationRun) -> tuple[str, float]:

@@ -27,7 +27,7 @@ from evalservice.tables.comparisons import (
     ExperimentRunEvaluation,
     ExperimentTemplate,
 )
-from evalservice.tables.metrics import METRIC_TYPES, PERIOD_TYPES, MetricAggregation, ModelMetric
+from evalservice.tables.metrics import METRIC_TYPES, PERIOD_TYPES, MetricAggregation, MetricRollupDue, ModelMetric
 from evalservice.tables.organizations import (
     DEFAULT_ORGANIZATION_ID,
     LOCAL_USER_ID,
@@ -75,6 +75,7 @@ __all__ = [
     "IdempotencyKey",
     "Membership",
     "MetricAggregation",
+    "MetricRollupDue",
     "Model",
     "ModelCapability",
     "ModelCapabilityLink",

@@ -173,6 +173,7 @@ class EvaluationDataset(Identified, Owned, CreatedBy, Timestamps, Base):
     tags: Mapped[list[Any]] = json_list()
     content_hash: Mapped[str] = mapped_column(String(64), default="", server_default="")
     snapshot_uri: Mapped[str] = mapped_column(Text, default="", server_default="")
+    archived_at: Mapped[datetime | None] = maybe_time()
 
     organization: Mapped[Organization] = relationship()
     created_by: Mapped[User | None] = relationship()
@@ -207,6 +208,7 @@ class BenchmarkSuite(Identified, CreatedBy, Timestamps, Base):
     tags: Mapped[list[Any]] = json_list()
     total_evaluations: Mapped[int] = count()
     last_used_at: Mapped[datetime | None] = maybe_time()
+    archived_at: Mapped[datetime | None] = maybe_time()
 
     organization: Mapped[Organization | None] = relationship()
     dataset: Mapped[EvaluationDataset] = relationship()

@@ -1,4 +1,4 @@
-"""Performance over time: a row per measurement, and mergeable aggregates per hour, day, week and month."""
+"""Performance over time: a row per measurement, mergeable aggregates per hour, day, week and month, and what is due."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Double, UniqueConstraint, Uuid, func
+from sqlalchemy import Double, UniqueConstraint, Uuid, func, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from evalservice.tables.base import (
@@ -93,3 +93,19 @@ class MetricAggregation(Identified, Owned, Base):
     model: Mapped[Model] = relationship(
         primaryjoin="MetricAggregation.model_id == Model.id", foreign_keys="MetricAggregation.model_id"
     )
+
+
+class MetricRollupDue(Base):
+    """An hour of a model whose measurements changed since it was last rolled up. Triggers write it.
+
+    `version` is new at each mark: a roll-up takes back only the mark that it has seen.
+    """
+
+    __tablename__ = "metric_rollups_due"
+    __table_args__ = (same_organization("metric_rollups_due", "model_id", "evaluation_models", "CASCADE"),)
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
+    model_id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
+    hour: Mapped[datetime] = mapped_column(TIME, primary_key=True)
+    version: Mapped[uuid.UUID] = mapped_column(Uuid, server_default=text("gen_random_uuid()"))
+    due_since: Mapped[datetime] = mapped_column(TIME, server_default=text("clock_timestamp()"))

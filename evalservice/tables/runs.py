@@ -48,6 +48,7 @@ from evalservice.tables.catalog import BenchmarkSuite, EvaluationDataset, Model
 from evalservice.tables.organizations import Organization, User
 
 RUN_STATUSES = ("pending", "running", "completed", "failed", "cancelled")
+REQUESTED_WORK = ("resume", "rescore")
 
 
 class EvaluationRun(Identified, Owned, CreatedBy, Timestamps, Base):
@@ -62,6 +63,7 @@ class EvaluationRun(Identified, Owned, CreatedBy, Timestamps, Base):
         same_organization("evaluation_runs", "model_id", "evaluation_models", "RESTRICT"),
         parent_key("evaluation_runs"),
         one_of("status", RUN_STATUSES),
+        one_of("requested_work", REQUESTED_WORK),
         CheckConstraint("progress >= 0 AND progress <= 1", name="progress"),
         CheckConstraint("reserved_cost >= 0", name="reserved_cost"),
         index("evaluation_runs", "organization_id", "status"),
@@ -72,12 +74,14 @@ class EvaluationRun(Identified, Owned, CreatedBy, Timestamps, Base):
         index("evaluation_runs", "organization_id", "configuration_hash"),
         index("evaluation_runs", "dataset_id"),
         Index(
-            "ix_evaluation_runs_pending",
+            "ix_evaluation_runs_work",
+            "organization_id",
             text("priority DESC"),
             "created_at",
-            postgresql_where=text("status = 'pending'"),
+            "id",
+            postgresql_where=text("status IN ('pending', 'running') OR requested_work IS NOT NULL"),
         ),
-        Index("ix_evaluation_runs_leases", "lease_expires_at", postgresql_where=text("status = 'running'")),
+        Index("ix_evaluation_runs_driven", "organization_id", postgresql_where=text("lease_owner IS NOT NULL")),
         index("evaluation_runs", "created_by_id"),
     )
 
@@ -94,6 +98,9 @@ class EvaluationRun(Identified, Owned, CreatedBy, Timestamps, Base):
     lease_owner: Mapped[str | None] = mapped_column(String(200))
     lease_expires_at: Mapped[datetime | None] = maybe_time()
     attempt: Mapped[int] = count()
+    claim_after: Mapped[datetime | None] = maybe_time()
+    orphaned: Mapped[int] = count()
+    requested_work: Mapped[str | None] = mapped_column(String(10))
     cancel_requested_at: Mapped[datetime | None] = maybe_time()
     progress: Mapped[float] = real(0.0)
     total_test_cases: Mapped[int] = count()

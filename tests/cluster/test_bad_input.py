@@ -224,14 +224,14 @@ def test_nothing_is_half_written_by_what_was_refused(refused: Refused) -> None:
 
 def test_an_export_never_replaces_a_device_or_a_link(shared_cli: Any, tmp_path: Path) -> None:
     from evalservice.errors import InvalidInput
-    from evalservice.interchange import export_results
+    from evalservice.interchange import write_whole
 
     with pytest.raises(InvalidInput, match="a regular file"):
-        export_results([], "jsonl", Path("/dev/null"))
+        write_whole([], Path("/dev/null"))
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("before")
     link.symlink_to(target)
-    export_results([], "jsonl", link)
+    write_whole([], link)
     assert link.is_symlink()
     assert target.read_text() == ""
 

@@ -24,7 +24,7 @@ from statsmodels.stats.proportion import proportion_confint
 from cluster.driver import Stop
 from cluster.launch import rescore, run_claimed
 from evalservice.errors import EvalserviceError, InvalidTransition, LeaseHeld, LeaseLost
-from evalservice.interchange import export_results
+from evalservice.interchange import export_chunks
 from evalservice.runs.lifecycle import (
     claim,
     claim_completed,
@@ -205,7 +205,9 @@ def test_metric_rows_and_the_models_and_the_benchmarks_statistics_equal_a_recomp
 def test_an_export_reads_back_equal_to_the_rows(measured: Measured, tmp_path: Path, file_format: str) -> None:
     path = tmp_path / f"rows.{file_format}"
     with measured.bench.platform.transaction() as session:
-        assert export_results(stream_results(session, measured.run.id), file_format, path) == TOTAL
+        chunks = list(export_chunks(stream_results(session, measured.run.id), file_format))
+    assert sum(rows for _, rows in chunks) == TOTAL
+    path.write_bytes(b"".join(chunk for chunk, _ in chunks))
     read = READERS[file_format](path)
     for row, stored in zip(read, measured.rows, strict=True):
         assert row == {name: stored[name] for name in row}

@@ -25,17 +25,40 @@ from evalservice.errors import InvalidInput
 )
 def test_addresses_that_hand_out_a_machines_credentials_are_refused(url: str) -> None:
     with pytest.raises(InvalidInput, match="not reached"):
-        check_base_url(url)
+        check_base_url(url, private=True)
 
 
 @pytest.mark.parametrize("url", ["ftp://x/v1", "x", "", "http://", "http://..", "http://u:p@x/", "http://x:99999/"])
 def test_what_is_no_address_of_a_server_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput, match="base_url"):
-        check_base_url(url)
+        check_base_url(url, private=True)
 
 
 @pytest.mark.parametrize(
     "url", ["http://localhost:11434/v1", "https://api.openai.com/v1", "http://10.0.0.7:8000", "http://[::1]:8000/v1"]
 )
 def test_servers_of_ones_own_are_allowed(url: str) -> None:
-    check_base_url(url)
+    check_base_url(url, private=True)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:11434/v1",
+        "http://api.LOCALHOST./v1",
+        "http://127.0.0.1/v1",
+        "http://2130706433/v1",
+        "http://10.0.0.7:8000",
+        "http://192.168.1.1/v1",
+        "http://[::1]:8000/v1",
+        "http://[::ffff:10.0.0.7]/v1",
+        "http://[fd12::1]/v1",
+    ],
+)
+def test_a_service_for_strangers_does_not_reach_its_own_network(url: str) -> None:
+    with pytest.raises(InvalidInput, match="a public address"):
+        check_base_url(url, private=False)
+
+
+def test_a_public_address_is_reached_by_every_service() -> None:
+    check_base_url("https://api.openai.com/v1", private=False)

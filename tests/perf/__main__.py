@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.perf import hosted, writing
+from tests.perf import hosted, paging, rollups, writing
 
 writing.main()
+rollups.main()
+paging.main()
 hosted.main()
 if importlib.util.find_spec("vllm") is None:
     print("\nself-hosted: vLLM is not installed")

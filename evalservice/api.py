@@ -1,0 +1,99 @@
+"""The application: every feature's routes under `/v1`, errors as problems, health. Who wires it decides where it runs.
+
+    create_app(Wiring(engine=engine, box=box, data_root="/data", platforms=("openai",), check_run=check))
+
+The same application is served by Ray Serve and mounted by the command line in its own process.
+"""
+
+from __future__ import annotations
+
+import anyio.to_thread
+import orjson
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.openapi.utils import get_openapi
+from starlette.middleware.gzip import GZipMiddleware
+
+from evalservice.catalog import routes as catalog
+from evalservice.comparisons import routes as comparisons
+from evalservice.database import is_ready
+from evalservice.metrics import routes as metrics
+from evalservice.organizations import routes as organizations
+from evalservice.runs import routes as runs
+from evalservice.selection import routes as selection
+from evalservice.web.context import Wiring
+from evalservice.web.middleware import BodyLimit, RequestLog
+from evalservice.web.problems import RESPONSES, Problem, add_handlers
+
+MAX_BODY_BYTES = 32 << 20
+ROUTERS = (
+    catalog.models,
+    catalog.capabilities,
+    catalog.datasets,
+    catalog.dataset_files,
+    catalog.benchmarks,
+    runs.runs,
+    metrics.metrics,
+    metrics.metric_aggregations,
+    metrics.leaderboards,
+    comparisons.ab_tests,
+    comparisons.experiments,
+    selection.selections,
+    organizations.organizations,
+    organizations.api_keys,
+    organizations.credentials,
+)
+
+
+def create_app(wiring: Wiring) -> FastAPI:
+    """The application over these parts."""
+    app = FastAPI(
+        title="evalservice",
+        version="1",
+        description="Measure language models once, honestly and at cluster speed; every number with its uncertainty.",
+        docs_url="/docs",
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    app.state.wiring = wiring
+    add_handlers(app)
+    app.include_router(_health(wiring))
+    version = APIRouter(prefix="/v1", responses=RESPONSES)
+    for router in ROUTERS:
+        version.include_router(router)
+    app.include_router(version)
+    app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=1)
+    app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES, unlimited=("/v1/dataset-files/",))
+    app.add_middleware(RequestLog)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    return app
+
+
+def _document(app: FastAPI) -> dict[str, object]:
+    """The OpenAPI document, with the one form that all errors have."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = Problem.model_json_schema()
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _health(wiring: Wiring) -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz")
+    async def healthz() -> Response:
+        """Alive: this process answers. It touches nothing else."""
+        return Response(b'{"status":"alive"}', media_type="application/json")
+
+    @router.get("/readyz", responses={503: {"description": "Not ready: the parts say why."}})
+    async def readyz() -> Response:
+        """Ready: Postgres, its schema and Ray are asked now. 503 and the reasons when one is not."""
+        found = await anyio.to_thread.run_sync(lambda: {"postgres": is_ready(wiring.engine), **wiring.readiness()})
+        ready = not any(found.values())
+        body = {"status": "ready" if ready else "not ready", "parts": {k: v or "ok" for k, v in found.items()}}
+        return Response(orjson.dumps(body), 200 if ready else 503, media_type="application/json")
+
+    return router

@@ -1,0 +1,123 @@
+"""`/v1/ab-tests`, `/v1/experiments`: drafts of comparisons, and their results."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from fastapi import APIRouter, Response
+from sqlalchemy import select
+from sqlalchemy.orm import selectinload
+
+from evalservice.catalog.routes import Filter
+from evalservice.comparisons import service
+from evalservice.comparisons.schemas import (
+    ABTestChanges,
+    ABTestRead,
+    ExperimentChanges,
+    ExperimentRead,
+    ExperimentRunRead,
+    NewABTest,
+    NewExperiment,
+)
+from evalservice.errors import NotFound
+from evalservice.tables import ABTest, Experiment, ExperimentRun
+from evalservice.web.context import Context, Reader, Writer
+from evalservice.web.idempotency import Idempotent
+from evalservice.web.pages import Page, Paging, page_of
+
+ab_tests = APIRouter(prefix="/ab-tests", tags=["ab-tests"])
+experiments = APIRouter(prefix="/experiments", tags=["experiments"])
+
+
+def _get(context: Context, kind: type[Any], row_id: uuid.UUID, field: str) -> Any:
+    row = context.session.get(kind, row_id)
+    if row is None:
+        raise NotFound(field, str(row_id))
+    return row
+
+
+@ab_tests.get("", response_model=Page[ABTestRead])
+def list_ab_tests(context: Reader, paging: Paging, status: Filter = None) -> Response:
+    """The A/B tests, the newest first."""
+    query = select(ABTest).options(selectinload(ABTest.models))
+    query = query if status is None else query.where(ABTest.status == status)
+    sorts = {"created_at": ABTest.created_at}
+    return context.reply(page_of(context.session, query, paging, sorts, ABTest.id, ABTestRead.of))
+
+
+@ab_tests.post("", status_code=201, response_model=ABTestRead)
+def create_ab_test(context: Writer, new: NewABTest, once: Idempotent) -> Response:
+    """Make a draft of an A/B test."""
+
+    def work() -> Response:
+        row = service.create_ab_test(context.session, context.organization_id, new, user_id=context.caller.user_id)
+        return context.created(ABTestRead.of(row), row.id)
+
+    return once.answer(context, work)
+
+
+@ab_tests.get("/{ab_test_id}", response_model=ABTestRead)
+def read_ab_test(context: Reader, ab_test_id: uuid.UUID) -> Response:
+    """An A/B test."""
+    return context.reply(ABTestRead.of(_get(context, ABTest, ab_test_id, "ab_test")))
+
+
+@ab_tests.patch("/{ab_test_id}", response_model=ABTestRead)
+def change_ab_test(context: Writer, ab_test_id: uuid.UUID, changes: ABTestChanges) -> Response:
+    """Change an A/B test."""
+    row = service.locked(context.session, ABTest, ab_test_id, "ab_test")
+    context.check_unchanged(ABTestRead.of(row))
+    service.change(context.session, row, changes.model_dump(include=changes.model_fields_set))
+    return context.reply(ABTestRead.of(row))
+
+
+@ab_tests.post("/{ab_test_id}/cancel", response_model=ABTestRead)
+def cancel_ab_test(context: Writer, ab_test_id: uuid.UUID) -> Response:
+    """Cancel an A/B test that has not ended."""
+    row = service.locked(context.session, ABTest, ab_test_id, "ab_test")
+    service.cancel_ab_test(context.session, row)
+    return context.reply(ABTestRead.of(row))
+
+
+@experiments.get("", response_model=Page[ExperimentRead])
+def list_experiments(context: Reader, paging: Paging, status: Filter = None) -> Response:
+    """The experiments, the newest first; archived ones only when `status=archived` asks for them."""
+    query = select(Experiment).where(Experiment.status == status if status else Experiment.status != "archived")
+    sorts = {"created_at": Experiment.created_at}
+    return context.reply(page_of(context.session, query, paging, sorts, Experiment.id, ExperimentRead.of))
+
+
+@experiments.post("", status_code=201, response_model=ExperimentRead)
+def create_experiment(context: Writer, new: NewExperiment, once: Idempotent) -> Response:
+    """Make a draft of an experiment."""
+
+    def work() -> Response:
+        row = service.create_experiment(context.session, context.organization_id, new, user_id=context.caller.user_id)
+        return context.created(ExperimentRead.of(row), row.id)
+
+    return once.answer(context, work)
+
+
+@experiments.get("/{experiment_id}", response_model=ExperimentRead)
+def read_experiment(context: Reader, experiment_id: uuid.UUID) -> Response:
+    """An experiment."""
+    return context.reply(ExperimentRead.of(_get(context, Experiment, experiment_id, "experiment")))
+
+
+@experiments.patch("/{experiment_id}", response_model=ExperimentRead)
+def change_experiment(context: Writer, experiment_id: uuid.UUID, changes: ExperimentChanges) -> Response:
+    """Change or archive an experiment."""
+    row = service.locked(context.session, Experiment, experiment_id, "experiment")
+    context.check_unchanged(ExperimentRead.of(row))
+    service.change(context.session, row, changes.model_dump(include=changes.model_fields_set))
+    return context.reply(ExperimentRead.of(row))
+
+
+@experiments.get("/{experiment_id}/runs", response_model=Page[ExperimentRunRead])
+def list_experiment_runs(context: Reader, experiment_id: uuid.UUID, paging: Paging) -> Response:
+    """An experiment's runs, the latest number first."""
+    _get(context, Experiment, experiment_id, "experiment")
+    query = select(ExperimentRun).where(ExperimentRun.experiment_id == experiment_id)
+    sorts = {"run_number": ExperimentRun.run_number, "created_at": ExperimentRun.created_at}
+    return context.reply(page_of(context.session, query, paging, sorts, ExperimentRun.id, ExperimentRunRead.of))

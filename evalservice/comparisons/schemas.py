@@ -1,0 +1,160 @@
+"""What the API takes and gives about A/B tests and experiments."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from evalservice.tables import ABTest, Experiment, ExperimentRun
+from evalservice.web.fields import JsonObject, Name, Reference, Tag, Text, columns
+
+Significance = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Given(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NewABTest(_Given):
+    """Two or more models on one benchmark, paired by test case."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"name": "mini against large", "benchmark": "gsm8k", "models": ["mini", "large"]}]
+        },
+    )
+
+    name: Name
+    benchmark: Reference
+    models: Annotated[tuple[Reference, ...], Field(min_length=2, max_length=100)]
+    description: Text = ""
+    significance_level: Significance = 0.05
+    test_config: JsonObject = {}
+    """Kept beside the benchmark, which is always named in it."""
+    metadata: JsonObject = {}
+
+
+class ABTestChanges(_Given):
+    """What may change; the significance level and the configuration only while it is a draft."""
+
+    name: Name | None = None
+    description: Text | None = None
+    metadata: JsonObject | None = None
+    significance_level: Significance | None = None
+    test_config: JsonObject | None = None
+
+
+class ABTestRead(BaseModel):
+    """An A/B test and, once it has ended, what it found."""
+
+    id: uuid.UUID
+    name: str
+    description: str
+    status: str
+    dataset_id: uuid.UUID
+    models: list[uuid.UUID]
+    test_config: dict[str, Any]
+    significance_level: float
+    results: dict[str, Any]
+    winner_model_id: uuid.UUID | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    duration_seconds: float | None
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: ABTest) -> Self:
+        """From the table."""
+        own: dict[str, Any] = {"models": sorted(model.id for model in row.models), "metadata": row.metadata_}
+        return cls(**columns(row, cls, *own), **own)
+
+
+class NewExperiment(_Given):
+    """A grid of runs that tests a hypothesis."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "temperature",
+                    "hypothesis": "GSM8K does not suffer below 0.7",
+                    "experiment_config": {"models": ["mini"], "benchmarks": ["gsm8k"], "temperature": [0, 0.3, 0.7, 1]},
+                }
+            ]
+        },
+    )
+
+    name: Name
+    description: Text = ""
+    hypothesis: Text = ""
+    objective: Text = ""
+    experiment_config: JsonObject = {}
+    tags: tuple[Tag, ...] = ()
+    metadata: JsonObject = {}
+
+
+class ExperimentChanges(_Given):
+    """What may change; the configuration only while it is a draft. `archived` takes it out of lists."""
+
+    name: Name | None = None
+    description: Text | None = None
+    hypothesis: Text | None = None
+    objective: Text | None = None
+    experiment_config: JsonObject | None = None
+    tags: tuple[Tag, ...] | None = None
+    metadata: JsonObject | None = None
+    status: Literal["archived"] | None = None
+
+
+class ExperimentRead(BaseModel):
+    """An experiment and how many runs it has."""
+
+    id: uuid.UUID
+    name: str
+    description: str
+    hypothesis: str
+    objective: str
+    status: str
+    experiment_config: dict[str, Any]
+    template_id: uuid.UUID | None
+    total_runs: int
+    last_run_at: datetime | None
+    tags: list[Any]
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: Experiment) -> Self:
+        """From the table."""
+        own: dict[str, Any] = {"metadata": row.metadata_}
+        return cls(**columns(row, cls, *own), **own)
+
+
+class ExperimentRunRead(BaseModel):
+    """One point of an experiment's grid."""
+
+    id: uuid.UUID
+    experiment_id: uuid.UUID
+    run_number: int
+    name: str
+    description: str
+    status: str
+    run_config: dict[str, Any]
+    results: dict[str, Any]
+    started_at: datetime | None
+    completed_at: datetime | None
+    duration_seconds: float | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: ExperimentRun) -> Self:
+        """From the table."""
+        return cls(**columns(row, cls))

@@ -1,0 +1,172 @@
+"""What a route is given: the caller, their transaction, and the parts that the composition root wired in.
+
+    @router.get("/models/{model}", response_model=ModelRead)
+    def read(context: Reader, model: str) -> Response:
+        return context.reply(ModelRead.of(find(context.session, Model, model, "model")))
+
+The transaction is opened by the dependency and committed before the answer is sent, so an answer is never ahead of
+the database. Routes that touch it are plain functions: they run in a thread and may wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from evalservice.catalog.model_config import ModelConfig
+from evalservice.database import set_organization, transaction
+from evalservice.errors import PreconditionFailed, Unauthenticated
+from evalservice.organizations.identity import Authenticator, Caller, Permission
+from evalservice.organizations.secrets import SecretBox
+from evalservice.tables import BenchmarkSuite, Model
+
+CheckRun = Callable[[Model, BenchmarkSuite, ModelConfig], None]
+Readiness = Callable[[], Mapping[str, str]]
+
+
+def _nothing_else_to_check() -> Mapping[str, str]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What the application is made of.
+
+    platforms: those whose models this installation can call. check_run: raises for a run that could not work here.
+    readiness: part → "" when it works, else what is wrong. private_addresses: whether models may live on loopback and
+    private networks. local: the one caller of an application in the user's own process; None asks for keys.
+    claim: takes a run that was just written, in its transaction; None leaves it to a supervisor.
+    """
+
+    engine: Engine
+    box: SecretBox
+    data_root: str
+    platforms: Sequence[str]
+    check_run: CheckRun
+    readiness: Readiness = _nothing_else_to_check
+    private_addresses: bool = True
+    local: Caller | None = None
+    claim: Callable[[Session, uuid.UUID], None] | None = None
+    max_upload_bytes: int = 64 << 30
+    authenticate: Authenticator = field(default_factory=Authenticator)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One call of one caller, inside their transaction."""
+
+    session: Session
+    caller: Caller
+    wiring: Wiring
+    request: Request
+
+    @property
+    def organization_id(self) -> uuid.UUID:
+        """Whose rows are seen and written."""
+        return self.caller.organization_id
+
+    def reply(self, document: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+        """The answer as JSON with its ETag; 304 without a body where the caller has it already (RFC 9110, 13.1.2)."""
+        body = document.model_dump_json().encode()
+        tag = etag(body)
+        if self.request.method == "GET" and tag in _tags(self.request, "if-none-match"):
+            return Response(status_code=304, headers={"ETag": tag})
+        return Response(body, status, {"ETag": tag, **(headers or {})}, "application/json")
+
+    def created(self, document: BaseModel, location: object) -> Response:
+        """201 with the Location of what was made, below this path."""
+        path = self.request.url.path.rstrip("/")
+        return self.reply(document, 201, {"Location": f"{path}/{location}"})
+
+    def check_unchanged(self, document: BaseModel) -> None:
+        """Honour If-Match (RFC 9110, 13.1.1): `document` is what the caller would read now, its row locked.
+
+        Raises PreconditionFailed.
+        """
+        wanted = _tags(self.request, "if-match")
+        if wanted and "*" not in wanted and etag(document.model_dump_json().encode()) not in wanted:
+            raise PreconditionFailed(
+                "If-Match: it was changed since you read it: read it again, then repeat the change"
+            )
+
+
+def etag(body: bytes) -> str:
+    """A strong entity tag of a representation."""
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def _tags(request: Request, header: str) -> list[str]:
+    return [tag.strip().removeprefix("W/") for tag in request.headers.get(header, "").split(",") if tag.strip()]
+
+
+_bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer evs_…`")
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+def wiring_of(request: Request) -> Wiring:
+    """The parts that this application was made with."""
+    wiring: Wiring = request.app.state.wiring
+    return wiring
+
+
+def _identify(wiring: Wiring, session: Session, credentials: HTTPAuthorizationCredentials | None) -> Caller:
+    if wiring.local is not None:
+        set_organization(session, wiring.local.organization_id)
+        return wiring.local
+    if credentials is None:
+        raise Unauthenticated("send your API key as `Authorization: Bearer evs_…`")
+    return wiring.authenticate(session, credentials.credentials)
+
+
+def _opening(permission: Permission) -> Callable[[Request, Credentials], Iterator[Context]]:
+    def open_context(request: Request, credentials: Credentials) -> Iterator[Context]:
+        wiring = wiring_of(request)
+        with transaction(wiring.engine) as session:
+            caller = _identify(wiring, session, credentials)
+            request.state.organization_id = caller.organization_id
+            caller.require(permission)
+            yield Context(session, caller, wiring, request)
+
+    return open_context
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """For what streams: transactions one after the other, each of which asks again whether the key is still good."""
+
+    wiring: Wiring
+    credentials: HTTPAuthorizationCredentials | None
+    permission: Permission
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[Session, Caller]]:
+        """A transaction of the caller's. Raises Unauthenticated, Forbidden."""
+        with transaction(self.wiring.engine) as session:
+            caller = _identify(self.wiring, session, self.credentials)
+            caller.require(self.permission)
+            yield session, caller
+
+
+def _door(permission: Permission) -> Callable[[Request, Credentials], Door]:
+    def find_door(request: Request, credentials: Credentials) -> Door:
+        return Door(wiring_of(request), credentials, permission)
+
+    return find_door
+
+
+Reader = Annotated[Context, Depends(_opening("read"), scope="function")]
+Writer = Annotated[Context, Depends(_opening("write"), scope="function")]
+Admin = Annotated[Context, Depends(_opening("admin"), scope="function")]
+Owner = Annotated[Context, Depends(_opening("owner"), scope="function")]
+ReadingDoor = Annotated[Door, Depends(_door("read"))]
+WritingDoor = Annotated[Door, Depends(_door("write"))]
