@@ -38,6 +38,7 @@ from evalservice.tables import EvaluationRun
 
 POLL_SECONDS = 1.0
 DATABASE_PATIENCE_SECONDS = 90.0
+STOPPED_IN_DASHBOARD = "stopped in the Ray dashboard"
 HOPELESS_AFTER = 20
 """So many failures of the kinds below, and not one success, end the run: it would fail for every test case."""
 HOPELESS_KINDS = frozenset({"authentication", "not_found", "engine_error"})
@@ -67,6 +68,8 @@ class Drive:
     plan: RunPlan
     total: int
     on_progress: Callable[[Progress], None] = lambda progress: None
+    until_possible: Callable[[Stop], None] = lambda stop: None
+    """Waits, under the lease, for what the run needs and the cluster has not got yet."""
 
 
 class Stop:
@@ -74,9 +77,9 @@ class Stop:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self.reason: Literal["", "cancelled", "lease_lost", "hopeless"] = ""
+        self.reason: Literal["", "cancelled", "lease_lost", "hopeless", "stopped"] = ""
 
-    def request(self, reason: Literal["cancelled", "lease_lost", "hopeless"]) -> None:
+    def request(self, reason: Literal["cancelled", "lease_lost", "hopeless", "stopped"]) -> None:
         """The first reason stays."""
         if not self._event.is_set():
             self.reason = reason
@@ -120,6 +123,9 @@ def _store_all(job: Drive, stop: Stop, signal: Any) -> Progress:
         run = session.get_one(EvaluationRun, run_id)
         progress = Progress(job.total, run.completed_test_cases, run.failed_test_cases)
     job.on_progress(progress)
+    job.until_possible(stop)
+    if stop.requested():
+        return progress
     open_snapshot(job.plan.snapshot_uri)
     blocks = plan_blocks(job.total, job.plan.block_rows, settled)
     if not blocks:
@@ -250,6 +256,8 @@ def _verdict(run: EvaluationRun, stop: Stop, progress: Progress) -> tuple[str, s
     missing = run.total_test_cases - run.completed_test_cases - run.failed_test_cases
     if stop.reason == "hopeless":
         return "failed", f"stopped: every request failed: {kinds}"
+    if missing > 0 and stop.reason == "stopped":
+        return "failed", STOPPED_IN_DASHBOARD
     if missing > 0:
         return "cancelled", f"cancelled with {missing} test cases not asked"
     if run.completed_test_cases == 0:

@@ -24,16 +24,18 @@ from evalservice.catalog.blocks import plan_blocks, read_block
 from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.catalog.model_config import ENGINES, OPENAI_URL, ModelConfig
 from evalservice.catalog.snapshots import open_snapshot
-from evalservice.errors import InvalidTransition, LeaseHeld, ProviderUnreachable
+from evalservice.errors import DatabaseUnavailable, InvalidTransition, LeaseHeld, LeaseLost, ProviderUnreachable
 from evalservice.lookup import find
 from evalservice.organizations.secrets import origin_of
 from evalservice.organizations.service import open_credential
 from evalservice.pricing import Price
 from evalservice.records import TestCase
-from evalservice.runs.lifecycle import Lease, claim, claim_completed, driver_name, lease_state, reopen
+from evalservice.runs.lifecycle import ENDED, Lease, claim, claim_completed, driver_name, lease_state, reopen
+from evalservice.runs.queue import retryable_failures
 from evalservice.runs.results import store_scores
 from evalservice.runs.scorers import scorers_of
 from evalservice.runs.service import NewRun, configuration_hash, create_run, get_run, run_config
+from evalservice.settings import Settings
 from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationResult, EvaluationRun, Model
 
 DEFAULT_CONCURRENCY = 64
@@ -69,7 +71,7 @@ def new_run(
             name,
             priority,
         )
-        _check_reachable(platform, found_model, found_benchmark, new.config)
+        check_new_run(platform.settings, found_model, found_benchmark, new.config)
         run = create_run(session, platform.organization_id, new, user_id=platform.user_id)
         plan_of(platform, session, run)  # the credential opens, the configuration holds together
         return run.id, claim(session, run.id, owner) if owner else None
@@ -77,18 +79,27 @@ def new_run(
 
 def run_claimed(platform: Platform, lease: Lease, stop: Stop, on_progress: OnProgress) -> EvaluationRun:
     """Drive a claimed run to its end. Raises what `drive` raises."""
+    try:
+        start_ray(platform.settings)
+        job = drive_of(platform, lease, on_progress)
+    except (DatabaseUnavailable, LeaseLost):
+        raise
+    except BaseException as error:
+        give_up(platform, lease, str(error))
+        raise
+    return drive(job, stop)
+
+
+def drive_of(platform: Platform, lease: Lease, on_progress: OnProgress) -> Drive:
+    """What the driver of a claimed run needs. Raises Conflict when the model's credential does not open here."""
     with platform.transaction() as session:
         run = session.get_one(EvaluationRun, lease.run_id)
         plan, total = plan_of(platform, session, run), run.total_test_cases
-    try:
-        start_ray(platform.settings)
-    except BaseException as error:
-        _give_up(platform, lease, str(error))
-        raise
-    return drive(Drive(platform.engine, platform.organization_id, lease, plan, total, on_progress), stop)
+    return Drive(platform.engine, platform.organization_id, lease, plan, total, on_progress)
 
 
-def _give_up(platform: Platform, lease: Lease, reason: str) -> None:
+def give_up(platform: Platform, lease: Lease, reason: str) -> None:
+    """Close a claimed run as failed. Raises LeaseLost."""
     from evalservice.runs.closing import close_run  # not at the top: it brings scipy, which takes a second
 
     with platform.transaction() as session:
@@ -125,10 +136,7 @@ def claim_for_resume(platform: Platform, reference: str, waiting: Callable[[floa
 
 def _claim_any(session: Session, run_id: uuid.UUID, status: str, owner: str) -> Lease | None:
     if status == "completed":
-        retryable = select(EvaluationResult.id).where(
-            EvaluationResult.evaluation_run_id == run_id, ~EvaluationResult.success, EvaluationResult.is_retryable
-        )
-        return claim_completed(session, run_id, owner) if session.scalar(retryable.limit(1)) is not None else None
+        return claim_completed(session, run_id, owner) if retryable_failures(session, run_id) else None
     if status in ("failed", "cancelled"):
         reopen(session, run_id)
     return claim(session, run_id, owner)
@@ -143,7 +151,7 @@ def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan
     key = None
     if model.credential_id is not None:
         origin = origin_of(model.base_url or OPENAI_URL)
-        key = open_credential(session, platform.box, platform.organization_id, model.credential_id, origin)
+        key = open_credential(session, platform.box, run.organization_id, model.credential_id, origin)
     price = None
     if model.input_price_per_million is not None and model.output_price_per_million is not None:
         price = Price(model.input_price_per_million, model.output_price_per_million)
@@ -164,15 +172,18 @@ def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan
     )
 
 
-def _check_reachable(platform: Platform, model: Model, benchmark: BenchmarkSuite, own: ModelConfig) -> None:
-    """Refuse early what cannot work: nobody listens at the model's address, or its engine is not installed here."""
+def check_new_run(settings: Settings, model: Model, benchmark: BenchmarkSuite, own: ModelConfig) -> None:
+    """Refuse early what cannot work: nobody listens at the model's address, or its engine is not installed here.
+
+    Raises ProviderUnreachable, EngineUnavailable, InvalidInput.
+    """
     if model.platform in ENGINES:
         config = run_config(model, EvaluationCriteria.model_validate(benchmark.evaluation_criteria), own)
         check_options(model.platform, config.engine or {}, config.sampling())
-        if not platform.settings.ray_address:
+        if not settings.ray_address:
             check_here(model.platform, model.platform_model_id)
         return
-    if platform.settings.ray_address:
+    if settings.ray_address:
         return  # the cluster's network is not this machine's
     url = model.base_url or OPENAI_URL
     origin = urlsplit(origin_of(environment_proxy(url) or url))
@@ -190,16 +201,25 @@ def _check_reachable(platform: Platform, model: Model, benchmark: BenchmarkSuite
 def rescore(platform: Platform, reference: str) -> EvaluationRun:
     """Score the stored completions of an ended run again, without asking a model.
 
-    Uses the benchmark's scorers as this installation has them, under the run's lease. Raises InvalidTransition when
-    the run has not ended, LeaseHeld when someone else has it.
+    Raises InvalidTransition when the run has not ended, LeaseHeld when someone else has it.
+    """
+    with platform.transaction() as session:
+        run = get_run(session, reference)
+        if run.status not in ENDED:
+            raise InvalidTransition(f"run {run.id} is {run.status}: it can be rescored when it has ended")
+        lease = claim_completed(session, run.id, driver_name())
+    return rescore_claimed(platform, lease)
+
+
+def rescore_claimed(platform: Platform, lease: Lease) -> EvaluationRun:
+    """Score a leased run's stored completions with the benchmark's scorers as this installation has them, and close it.
+
+    Raises LeaseLost.
     """
     from evalservice.runs.closing import close_run
 
     with platform.transaction() as session:
-        run = get_run(session, reference)
-        if run.status not in ("completed", "failed", "cancelled"):
-            raise InvalidTransition(f"run {run.id} is {run.status}: it can be rescored when it has ended")
-        lease = claim_completed(session, run.id, driver_name())
+        run = session.get_one(EvaluationRun, lease.run_id)
         snapshot_uri = session.get_one(EvaluationDataset, run.dataset_id).snapshot_uri
         criteria = run.provenance["criteria"]
     scorers = scorers_of(EvaluationCriteria.model_validate(criteria))

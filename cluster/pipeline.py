@@ -51,7 +51,7 @@ def scored_rows(plan: RunPlan, blocks: Sequence[Block], signal: Any) -> Iterator
     A test case is missing only when the run was stopped before it was answered.
     """
     plan = replace(plan, actors=_hosted_actors(plan))
-    _refuse_impossible_gpus(plan)
+    refuse_impossible_gpus(plan)
     missing = list(blocks)
     seen = np.zeros(max((block.stop for block in blocks), default=0), dtype=np.bool_)
     alone = False
@@ -197,10 +197,9 @@ def _hosted_actors(plan: RunPlan) -> int:
     return max(1, min(room, math.ceil(plan.concurrency / REQUESTS_PER_ACTOR)))
 
 
-def _refuse_impossible_gpus(plan: RunPlan) -> None:
+def refuse_impossible_gpus(plan: RunPlan) -> None:
     """Say at once what would wait for ever. Raises ClusterUnavailable."""
-    needed = _gpus(plan)
-    largest = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    needed, largest = _gpus(plan), largest_gpu_node()
     if needed > largest:
         raise ClusterUnavailable(
             f"the model needs {needed} GPUs on one node (engine.tensor_parallel_size), the largest node of this "
@@ -208,8 +207,19 @@ def _refuse_impossible_gpus(plan: RunPlan) -> None:
         )
 
 
+def largest_gpu_node() -> float:
+    """GPUs of the node that has most, taken or not."""
+    return max((float(node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]), default=0.0)
+
+
 def _gpus(plan: RunPlan) -> int:
-    if not plan.self_hosted or not ray.cluster_resources().get("GPU"):
+    """GPUs of one engine; 0 on a cluster without any, whose engines run on CPUs."""
+    return wanted_gpus(plan) if ray.cluster_resources().get("GPU") else 0
+
+
+def wanted_gpus(plan: RunPlan) -> int:
+    """GPUs that one engine of the run wants on its node; 0 for a hosted model."""
+    if not plan.self_hosted:
         return 0
     from actors.engines.vllm import gpus_needed
 

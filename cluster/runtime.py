@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import uuid
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ from evalservice.settings import Settings
 from evalservice.tables import DEFAULT_ORGANIZATION_ID, LOCAL_USER_ID
 
 LOCAL_OBJECT_STORE_BYTES = 1 << 30
+AGENT_PORT = 52365
+"""Where each node's Ray agent listens, which starts jobs."""
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +64,7 @@ def read_settings() -> Settings:
 
 
 @contextmanager
-def open_platform(settings: Settings) -> Iterator[Platform]:
+def open_platform(settings: Settings, *, pool_size: int = 5) -> Iterator[Platform]:
     """Postgres ready to use: the embedded one started and migrated, or a server whose schema is at our revision.
 
     Raises DatabaseUnavailable, SchemaBehind, InvalidInput (DATABASE_URL).
@@ -78,7 +81,7 @@ def open_platform(settings: Settings) -> Iterator[Platform]:
         assert owner is not None
         service = service_url(settings, owner, box)
         _check_schema(service, owner)
-        engine = make_engine(service)
+        engine = make_engine(service, pool_size=pool_size)
         try:
             _refuse_powerful_role(engine)
             yield Platform(settings, engine, box)
@@ -186,7 +189,7 @@ def _kept_signal_handlers() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _connect(settings: Settings) -> None:
+def _connect(settings: Settings, *, include_dashboard: bool = False) -> None:
     import ray
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
@@ -197,7 +200,7 @@ def _connect(settings: Settings) -> None:
             ray.init(
                 address="local",
                 namespace="evalservice",
-                include_dashboard=False,
+                include_dashboard=include_dashboard,
                 object_store_memory=LOCAL_OBJECT_STORE_BYTES,
                 **quiet,
             )
@@ -205,6 +208,30 @@ def _connect(settings: Settings) -> None:
         where = f"RAY_ADDRESS {settings.ray_address!r}" if settings.ray_address else "a local Ray"
         lines = str(error).strip().splitlines()
         raise ClusterUnavailable(f"{where} cannot be used: {lines[0] if lines else type(error).__name__}") from error
+
+
+def start_ray_for_service(settings: Settings) -> str:
+    """As `start_ray`, a local one with its dashboard, which can stop runs; gives the dashboard's URL."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if not settings.ray_address:
+        os.environ["EVALSERVICE_HOME"] = str(settings.home_path)  # the workers' home is ours
+        _refuse_second_ray()
+    with _kept_signal_handlers():
+        _connect(settings, include_dashboard=True)
+    url = ray._private.worker.global_worker.node.address_info.get("webui_url") or ""
+    return f"http://{url}" if url else ""
+
+
+def _refuse_second_ray() -> None:
+    """Of two Rays on one machine the second has no agent that starts jobs, and every run would wait for ever."""
+    try:
+        socket.create_server(("", AGENT_PORT)).close()
+    except OSError:
+        raise ClusterUnavailable(
+            f"another Ray runs on this machine (port {AGENT_PORT} is in use): stop it, or use it with RAY_ADDRESS=auto"
+        ) from None
 
 
 def stop_ray() -> None:

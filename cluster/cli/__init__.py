@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from cluster.cli import benchmarks, datasets, db, demo, leaderboard, models, run, runs
+from cluster.cli import benchmarks, datasets, db, demo, leaderboard, models, run, runs, up
 from cluster.cli.output import note, quiet_broken_pipe, take_stdout
 from evalservice.errors import EvalserviceError, InvalidRecords
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("demo")(demo.demo)
+app.command("up")(up.up)
 app.command("run")(run.run)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.add_typer(models.app, name="models")

@@ -64,7 +64,15 @@ def native_stderr_to(path: Path) -> None:
 
 def print_json(document: Any) -> None:
     """One JSON document, the command's answer."""
-    text = orjson.dumps(document, default=_plain, option=orjson.OPT_INDENT_2)
+    _print(orjson.dumps(document, default=_plain, option=orjson.OPT_INDENT_2))
+
+
+def print_json_line(document: Any) -> None:
+    """One JSON document in one line, for whoever reads it while the command goes on."""
+    _print(orjson.dumps(document, default=_plain))
+
+
+def _print(text: bytes) -> None:
     _stdout.write(text.decode("utf-8") + "\n")
     _stdout.flush()
 

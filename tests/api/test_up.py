@@ -1,0 +1,112 @@
+"""`evalservice up` as a user starts it: the API on Ray Serve, runs as Ray jobs, a clean end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import Cli, kill_family, new_home, wait_until
+from tests.provider import RunningProvider
+
+
+@dataclass(frozen=True)
+class Up:
+    """A service that runs, and what it said when it was ready."""
+
+    process: subprocess.Popen[str]
+    home: Path
+    said: dict[str, Any]
+
+    def client(self) -> httpx.Client:
+        """A client of the first organization's owner."""
+        headers = {"Authorization": f"Bearer {self.said['api_key']}"}
+        return httpx.Client(base_url=self.said["url"], headers=headers, timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Up]:
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 52365)) == 0:
+            pytest.skip("another Ray runs on this machine")
+    with new_home() as home:
+        process = Cli(home).start("up", "--port", free_port(), "--json")
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, process.stderr.read() if process.stderr else ""
+            yield Up(process, home, json.loads(line))
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(timeout=90)
+                except subprocess.TimeoutExpired:
+                    kill_family(process)
+
+
+def test_runs_that_are_asked_for_over_http_are_driven_as_ray_jobs(up: Up, provider: RunningProvider) -> None:
+    with up.client() as client:
+        assert client.get("/readyz").json()["parts"] == {"postgres": "ok", "ray": "ok"}
+        cases = [{"input": f"What is {i} plus {i}?", "expected_output": str(2 * i)} for i in range(50)]
+        bodies: dict[str, dict[str, Any]] = {
+            "datasets": {"name": "sums", "test_cases": cases},
+            "models": {"name": "adder", "platform": "openai", "model_id": "adder", "base_url": provider.url},
+            "benchmarks": {
+                "name": "sums",
+                "dataset": "sums",
+                "category": "qa",
+                "evaluation_criteria": {"scorers": ["numeric_match"]},
+            },
+        }
+        for path, body in bodies.items():
+            assert client.post(f"/v1/{path}", json=body).status_code == 201
+        made = [client.post("/v1/evaluation-runs", json={"model": "adder", "benchmark": "sums"}) for _ in range(2)]
+        paths = [f"/v1/evaluation-runs/{answer.json()['id']}" for answer in made]
+
+        def ended() -> Any:
+            found = [client.get(path).json() for path in paths]
+            return found if all(run["status"] not in ("pending", "running") for run in found) else None
+
+        runs = wait_until(ended, 240, what="the end of the runs")
+        assert [run["status"] for run in runs] == ["completed"] * 2, [run["error_message"] for run in runs]
+        assert runs[0]["aggregated_results"]["numeric_match"]["n"] == 50
+        rows = client.get(f"{paths[0]}/results", params={"limit": 100}).json()["items"]
+        assert [row["test_case_index"] for row in rows] == list(range(50))
+        export = client.get(f"{paths[0]}/export", params={"format": "jsonl"})
+        assert len(export.text.splitlines()) == 50
+        assert client.get("/v1/leaderboards/sums").json()["items"][0]["model"] == "adder"
+
+        def rolled_up() -> Any:
+            return client.get("/v1/metric-aggregations", params={"period": "day"}).json()["items"]
+
+        assert wait_until(rolled_up, 60, what="the rollup of the day")[0]["sample_count"] > 0
+
+
+def test_ctrl_c_leaves_nothing_behind(up: Up) -> None:
+    family = psutil.Process(up.process.pid).children(recursive=True)
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(timeout=120) == 0
+    deadline = time.monotonic() + 30
+    while left := [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{up.said['url']}/healthz")

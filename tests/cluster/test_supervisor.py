@@ -1,0 +1,255 @@
+"""Durable runs on a real Ray cluster with its dashboard: supervisors and drivers are killed, jobs are stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cluster.launch import new_run
+from cluster.periodic import Periodic
+from cluster.runtime import open_platform
+from evalservice.runs.queue import request_resume
+from evalservice.settings import Settings
+from tests.conftest import ROOT, Bench, clean_environment, kill_family, new_home, wait_until
+from tests.postgres import fresh_database
+from tests.provider import RunningProvider
+
+COUNT = 60
+RECORDS = [{"input": f"What is {n} + {7 * n}?", "expected_output": str(8 * n)} for n in range(COUNT)]
+SUPERVISOR = """
+import logging, sys, time
+logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+from cluster.runtime import open_platform, read_settings, start_ray
+from cluster.supervisor import Supervisor
+with open_platform(read_settings()) as platform:
+    start_ray(platform.settings)
+    supervisor = Supervisor(platform)
+    supervisor.start()
+    while True:
+        time.sleep(0.5)
+        supervisor.check()
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster of two CPUs whose nodes know the database, and supervisors in processes of their own."""
+
+    bench: Bench
+    environment: dict[str, str]
+    dashboard: str
+    logs: Path
+
+    def submit(self, provider: RunningProvider, count: int = 1, **options: Any) -> list[str]:
+        """Pending runs of one model on one benchmark."""
+        model, benchmark = self.bench.model(provider.url), self.bench.benchmark(RECORDS)
+        made = [
+            new_run(self.bench.platform, model=model, benchmark=benchmark, config={}, **options) for _ in range(count)
+        ]
+        return [str(run_id) for run_id, _ in made]
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        [row] = self.bench.execute("SELECT * FROM evaluation_runs WHERE id = %s", run_id)
+        return row
+
+    def ended(self, run_id: str, seconds: float = 90.0) -> dict[str, Any]:
+        """The run, once it has ended."""
+        wait_until(
+            lambda: self.run(run_id)["status"] not in ("pending", "running"), seconds, what=f"the end of {run_id}"
+        )
+        return self.run(run_id)
+
+    def storing(self, run_id: str) -> None:
+        """Wait until the first rows of a run are stored."""
+        slowly(lambda: self.run(run_id)["completed_test_cases"] > 0, what=f"the first row of {run_id}")
+
+    def driver(self, run_id: str) -> psutil.Process:
+        """The process that drives a run."""
+        found = [p for p in psutil.process_iter(["cmdline"]) if _drives(p.info["cmdline"] or [], run_id)]
+        assert len(found) == 1
+        return found[0]
+
+    def api(self, path: str, method: str = "GET") -> Any:
+        """What the dashboard asks of Ray."""
+        token = os.environ.get("RAY_AUTH_TOKEN") or (Path.home() / ".ray" / "auth_token").read_text().strip()
+        request = urllib.request.Request(
+            self.dashboard + path, method=method, headers={"X-Ray-Authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    @contextmanager
+    def supervisor(self) -> Iterator[subprocess.Popen[bytes]]:
+        with (self.logs / "supervisors.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-c", SUPERVISOR], cwd=ROOT, env=self.environment, stderr=log, start_new_session=True
+            )
+        try:
+            yield process
+        finally:
+            kill_family(process)
+
+
+def slowly(condition: Callable[[], Any], seconds: float = 60.0, *, what: str) -> Any:
+    """`wait_until` that leaves the two CPUs to the runs."""
+
+    def one_look() -> Any:
+        time.sleep(0.25)
+        return condition()
+
+    return wait_until(one_look, seconds, what=what)
+
+
+def _drives(command: list[str], run_id: str) -> bool:
+    return command[1:4] == ["-m", "cluster.job", run_id]
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster(postgres_server: str, template_database: str) -> Iterator[Cluster]:
+    """As an operator starts it: `ray start --head`, with the database in the node's environment."""
+    port, dashboard = _free_port(), _free_port()
+    with ExitStack() as stack:
+        home = stack.enter_context(new_home())
+        url = stack.enter_context(fresh_database(postgres_server, template=template_database))
+        logs = Path(tempfile.mkdtemp(prefix="es-ray-"))
+        stack.callback(shutil.rmtree, logs, ignore_errors=True)
+        environment = clean_environment(EVALSERVICE_HOME=str(home), DATABASE_URL=url, RAY_AUTH_MODE="token")
+        address = f"127.0.0.1:{port}"
+        options = [
+            "--block",
+            f"--port={port}",
+            f"--dashboard-port={dashboard}",
+            "--node-ip-address=127.0.0.1",
+            "--num-cpus=2",
+        ]
+        options += [f"--dashboard-agent-listen-port={_free_port()}"]  # the tests' own Ray has the usual one
+        options += [
+            f"--temp-dir={logs}",
+            "--object-store-memory=200000000",
+            "--dashboard-agent-listen-port=0",
+            "--disable-usage-stats",
+        ]
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--head", *options]
+        with (logs / "head.log").open("wb") as log:
+            head = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True)
+        stack.callback(kill_family, head)
+        slowly(
+            lambda: b"ray stop" in (logs / "head.log").read_bytes() or head.poll() is not None,
+            60,
+            what="the start of Ray",
+        )
+        assert head.poll() is None, (logs / "head.log").read_text()
+        platform = stack.enter_context(open_platform(Settings(home=home, database_url=url, ray_address=address)))
+        bench = Bench(platform, url)
+        yield Cluster(bench, {**environment, "RAY_ADDRESS": address}, f"http://127.0.0.1:{dashboard}", logs)
+
+
+def test_a_run_is_a_job_with_its_names_and_its_log_and_survives_the_death_of_driver_and_supervisor(
+    cluster: Cluster, provider: RunningProvider
+) -> None:
+    provider.control(latency=2.0, jitter=0.5)
+    [run_id] = cluster.submit(provider, max_concurrency=4)
+    with cluster.supervisor() as first:
+        cluster.storing(run_id)
+        job = cluster.api(f"/api/jobs/run-{run_id}-1")
+        row = cluster.run(run_id)
+        kill_family(first)
+        cluster.driver(run_id).kill()
+    kept = cluster.run(run_id)["completed_test_cases"]
+    provider.control(latency=0.01)
+    with cluster.supervisor():
+        ended = cluster.ended(run_id)
+    assert job["status"] == "RUNNING"
+    assert (job["metadata"]["run"], job["metadata"]["model"]) == (run_id, row["provenance"]["model"]["name"])
+    assert "run_started" in cluster.api(f"/api/jobs/run-{run_id}-1/logs")["logs"]
+    assert (ended["status"], ended["attempt"], ended["orphaned"]) == ("completed", 2, 1)
+    assert [r["test_case_index"] for r in cluster.bench.rows(run_id)] == list(range(COUNT))
+    assert 0 < kept < COUNT
+    sent = sum(provider.sent(row["provenance"]["model"]["platform_model_id"]).values())
+    assert sent <= COUNT + 2 * 4 + 4  # nothing that was stored is asked again
+
+
+def test_a_job_that_is_stopped_in_the_dashboard_fails_its_run_and_the_run_can_be_resumed(
+    cluster: Cluster, provider: RunningProvider
+) -> None:
+    provider.control(latency=2.0, jitter=0.5)
+    [run_id] = cluster.submit(provider, max_concurrency=4)
+    with cluster.supervisor():
+        cluster.storing(run_id)
+        cluster.api(f"/api/jobs/run-{run_id}-1/stop", "POST")
+        stopped = cluster.ended(run_id, 20)
+        provider.control(latency=0.01)
+        with cluster.bench.platform.transaction() as session:
+            request_resume(session, stopped["id"])
+        ended = cluster.ended(run_id)
+    assert (stopped["status"], stopped["error_message"]) == ("failed", "stopped in the Ray dashboard")
+    assert stopped["completed_test_cases"] < COUNT
+    assert (ended["status"], ended["attempt"], ended["error_message"]) == ("completed", 2, "")
+    assert len(cluster.bench.rows(run_id)) == COUNT
+
+
+def test_a_run_whose_drivers_keep_dying_fails_with_the_reason(cluster: Cluster, provider: RunningProvider) -> None:
+    provider.control(latency=2.0, jitter=0.5)
+    [run_id] = cluster.submit(provider, max_concurrency=4)
+    with cluster.supervisor():
+        cluster.storing(run_id)
+        cluster.bench.execute("UPDATE evaluation_runs SET orphaned = 5 WHERE id = %s", run_id)  # dead five times before
+        cluster.driver(run_id).kill()
+        slowly(lambda: cluster.run(run_id)["claim_after"] is not None, what="that the death was noticed")
+        cluster.bench.execute("UPDATE evaluation_runs SET claim_after = now() WHERE id = %s", run_id)  # no backoff here
+        ended = cluster.ended(run_id)
+    assert ended["status"] == "failed"
+    assert ended["error_message"].startswith("its driver died 6 times, the last time after: ")
+    assert "run_started" in ended["error_message"]
+    assert 0 < ended["completed_test_cases"] == len(cluster.bench.rows(run_id)) < COUNT
+
+
+def test_eight_runs_at_once_on_two_cpus_finish_whatever_the_number_of_supervisors(
+    cluster: Cluster, provider: RunningProvider
+) -> None:
+    run_ids = cluster.submit(provider, 8)
+    with cluster.supervisor(), cluster.supervisor():
+        ended = [cluster.ended(run_id, 240) for run_id in run_ids]
+    assert [(run["status"], run["completed_test_cases"], run["attempt"]) for run in ended] == [
+        ("completed", COUNT, 1)
+    ] * 8
+
+
+def test_a_chore_that_fails_is_logged_and_called_again(
+    caplog: pytest.LogCaptureFixture, eventually: Callable[..., Any]
+) -> None:
+    calls: list[int] = []
+
+    def chore() -> None:
+        calls.append(len(calls))
+        raise ValueError("not today")
+
+    periodic = Periodic()
+    periodic.add(0.01, chore)
+    with caplog.at_level(logging.ERROR):
+        periodic.start()
+        eventually(lambda: len(calls) >= 3)
+        periodic.stop()
+    assert "chore_failed" in caplog.text
