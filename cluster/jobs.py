@@ -18,6 +18,7 @@ from evalservice.errors import ClusterUnavailable
 from evalservice.runs.queue import Work
 
 TIMEOUT_SECONDS = 20.0
+NO_SUCH_JOB = "status code 404"
 State = Literal["alive", "succeeded", "failed", "stopped", "unknown"]
 STATES: dict[str, State] = {
     "PENDING": "alive",
@@ -63,7 +64,7 @@ class Jobs:
         try:
             details = self._connected().get_job_info(name)
         except Exception as error:
-            if "404" in str(error):
+            if NO_SUCH_JOB in str(error):
                 return JobLook("unknown")
             raise self._lost(error) from error
         return JobLook(STATES[str(getattr(details.status, "value", details.status))], details.message or "")
@@ -73,7 +74,7 @@ class Jobs:
         try:
             self._connected().stop_job(name)
         except Exception as error:
-            if "404" not in str(error):
+            if NO_SUCH_JOB not in str(error):
                 raise self._lost(error) from error
 
     def _connected(self) -> Any:

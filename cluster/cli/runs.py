@@ -123,9 +123,9 @@ def items(
         raise InvalidInput("--wrong", "--failed", "one of the two: an answer is wrong, or there is none")
     with platform() as opened, opened.transaction() as session:
         run = get_run(session, run_id)
-        query = items_query(run, success=False if failed else None, wrong=wrong, search=search)
-        index = EvaluationResult.test_case_index
-        documents = [_item(row) for row in session.scalars(query.where(index > after).order_by(index).limit(limit))]
+        query = items_query(run, success=False if failed else None, wrong=wrong, search=search, after=after)
+        rows = session.scalars(query.order_by(EvaluationResult.test_case_index).limit(limit))
+        documents = [_item(row) for row in rows]
     if json:
         print_json({"items": documents, "next_after": documents[-1]["test_case_index"] if documents else None})
         return

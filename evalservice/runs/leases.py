@@ -37,9 +37,14 @@ def held_at(session: Session, run_id: uuid.UUID, attempt: int) -> Lease | None:
 
 
 def give_back(session: Session, lease: Lease) -> None:
-    """Let go of a run that nobody has failed: the next to claim goes on with it, at once. Raises LeaseLost."""
+    """Let go of a run that nobody has failed: the next to claim goes on with it, at once. Raises LeaseLost.
+
+    The number of the attempt is spent, so that its job, which is stopped now, tells the next to claim nothing.
+    """
     changed = session.execute(
-        update(EvaluationRun).where(lease.holds()).values(lease_owner=None, lease_expires_at=None, claim_after=None)
+        update(EvaluationRun)
+        .where(lease.holds())
+        .values(lease_owner=None, lease_expires_at=None, claim_after=None, attempt=EvaluationRun.attempt + 1)
     )
     if changed_rows(changed) == 0:
         raise lost(lease)

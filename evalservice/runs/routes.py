@@ -134,12 +134,10 @@ def list_results(
     success: bool | None = None,
     wrong: Annotated[bool, Query(description="Only answers that the primary metric calls wrong.")] = False,
     search: Annotated[Filter, Query(description="Only where this text occurs.")] = None,
-    after: Annotated[int | None, Query(ge=-1, lt=2**31, description="Only test cases after this index.")] = None,
+    after: Annotated[int, Query(ge=-1, lt=2**31, description="Only test cases after this index.")] = -1,
 ) -> Response:
     """A run's rows by test case index."""
-    query = items_query(get_run(context.session, run), success=success, wrong=wrong, search=search)
-    if after is not None:
-        query = query.where(EvaluationResult.test_case_index > after)
+    query = items_query(get_run(context.session, run), success=success, wrong=wrong, search=search, after=after)
     index = EvaluationResult.test_case_index
     paging.sort = paging.sort or "test_case_index"
     return context.reply(page_of(context.session, query, paging, {"test_case_index": index}, index, ResultRead.of))

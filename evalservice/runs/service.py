@@ -141,11 +141,19 @@ def list_runs(session: Session, limit: int = 50, status: str | None = None) -> S
 
 
 def items_query(
-    run: EvaluationRun, *, success: bool | None = None, wrong: bool = False, search: str | None = None
+    run: EvaluationRun,
+    *,
+    success: bool | None = None,
+    wrong: bool = False,
+    search: str | None = None,
+    after: int = -1,
 ) -> Select[Any]:
     """A run's rows. success: only with, or only without a completion. wrong: the primary metric is not at its best, or
-    could not be computed. search: only where the text occurs."""
-    conditions: list[ColumnElement[bool] | InstrumentedAttribute[bool]] = [EvaluationResult.evaluation_run_id == run.id]
+    could not be computed. search: only where the text occurs. after: only later test cases than this index."""
+    conditions: list[ColumnElement[bool] | InstrumentedAttribute[bool]] = [
+        EvaluationResult.evaluation_run_id == run.id,
+        EvaluationResult.test_case_index > after,
+    ]
     if success is not None:
         conditions.append(EvaluationResult.success == success)
     if wrong:

@@ -35,7 +35,7 @@ from evalservice.runs.lifecycle import (
     request_cancel,
 )
 from evalservice.runs.results import store_results, store_scores, stream_results
-from evalservice.runs.service import get_run, list_items
+from evalservice.runs.service import get_run, items_query
 from evalservice.tables import RUN_STATUSES
 from tests.provider import RunningProvider
 
@@ -259,11 +259,11 @@ def test_items_finds_the_wrong_the_failed_and_the_ones_that_say_a_text(measured:
     def found(**options: Any) -> list[int]:
         with measured.bench.platform.transaction() as session:
             run = get_run(session, str(measured.run.id))
-            return [row.test_case_index for row in list_items(session, run, limit=1000, **options)]
+            return sorted(row.test_case_index for row in session.scalars(items_query(run, **options)))
 
     wrong = [r["test_case_index"] for r in measured.rows if r["success"] and r["metrics"]["numeric_match"] < 1]
     assert found(wrong=True) == wrong
-    assert found(failed=True) == [17, 118, BROKEN]
+    assert found(success=False) == [17, 118, BROKEN]
     assert found(search="count IN apples") == [index for index in range(TOTAL) if index != BROKEN]
     assert found(search="I can't help") == [62]
     assert found(search="100%_\\") == []

@@ -21,9 +21,12 @@ from typing import Any
 import psutil
 import pytest
 
+from cluster.cli.common import register_model
 from cluster.launch import new_run
 from cluster.periodic import Periodic
 from cluster.runtime import open_platform
+from evalservice.catalog.schemas import NewModel
+from evalservice.runs.lifecycle import request_cancel
 from evalservice.runs.queue import request_resume
 from evalservice.settings import Settings
 from tests.conftest import ROOT, Bench, clean_environment, kill_family, new_home, wait_until
@@ -33,7 +36,7 @@ from tests.provider import RunningProvider
 COUNT = 60
 RECORDS = [{"input": f"What is {n} + {7 * n}?", "expected_output": str(8 * n)} for n in range(COUNT)]
 SUPERVISOR = """
-import logging, sys, time
+import logging, signal, sys, threading
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 from cluster.runtime import open_platform, read_settings, start_ray
 from cluster.supervisor import Supervisor
@@ -41,9 +44,11 @@ with open_platform(read_settings()) as platform:
     start_ray(platform.settings)
     supervisor = Supervisor(platform)
     supervisor.start()
-    while True:
-        time.sleep(0.5)
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    while not stopped.wait(0.5):
         supervisor.check()
+    supervisor.stop_with_jobs()
 """
 
 
@@ -148,7 +153,6 @@ def cluster(postgres_server: str, template_database: str) -> Iterator[Cluster]:
         options += [
             f"--temp-dir={logs}",
             "--object-store-memory=200000000",
-            "--dashboard-agent-listen-port=0",
             "--disable-usage-stats",
         ]
         command = [str(Path(sys.executable).parent / "ray"), "start", "--head", *options]
@@ -224,6 +228,38 @@ def test_a_run_whose_drivers_keep_dying_fails_with_the_reason(cluster: Cluster, 
     assert ended["error_message"].startswith("its driver died 6 times, the last time after: ")
     assert "run_started" in ended["error_message"]
     assert 0 < ended["completed_test_cases"] == len(cluster.bench.rows(run_id)) < COUNT
+
+
+def test_a_run_that_needs_more_gpus_than_any_node_has_says_so_and_waits_until_it_is_cancelled(cluster: Cluster) -> None:
+    new = NewModel(name="large", platform="vllm", model_id="large", config={"engine": {"tensor_parallel_size": 4}})
+    with cluster.bench.platform.transaction() as session:
+        register_model(cluster.bench.platform, session, new)
+    benchmark = cluster.bench.benchmark(RECORDS)
+    run_id, _ = new_run(cluster.bench.platform, model="large", benchmark=benchmark, config={})
+    with cluster.supervisor():
+        what = slowly(lambda: cluster.run(str(run_id))["metadata"].get("waiting_for"), what="that it is said")
+        with cluster.bench.platform.transaction() as session:
+            request_cancel(session, run_id)
+        ended = cluster.ended(str(run_id))
+    assert what == "4 GPUs on one node; the largest has 0"
+    assert (ended["status"], ended["metadata"].get("waiting_for")) == ("cancelled", None)
+
+
+def test_runs_that_are_given_back_with_their_jobs_go_on_under_the_next_supervisor(
+    cluster: Cluster, provider: RunningProvider
+) -> None:
+    provider.control(latency=2.0, jitter=0.5)
+    [run_id] = cluster.submit(provider, max_concurrency=4)
+    with cluster.supervisor() as first:
+        cluster.storing(run_id)
+        first.terminate()
+        first.wait(30)
+    left = cluster.run(run_id)
+    provider.control(latency=0.01)
+    with cluster.supervisor():
+        ended = cluster.ended(run_id)
+    assert (left["status"], left["lease_owner"]) == ("running", None)
+    assert (ended["status"], ended["orphaned"], ended["completed_test_cases"]) == ("completed", 0, COUNT)
 
 
 def test_eight_runs_at_once_on_two_cpus_finish_whatever_the_number_of_supervisors(
