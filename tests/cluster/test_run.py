@@ -431,6 +431,7 @@ def test_a_driver_that_loses_its_lease_stops_and_the_new_one_completes_the_run(
 
 
 def test_of_two_resumes_at_once_one_wins_and_the_other_says_so(bench: Any, provider: RunningProvider) -> None:
+    provider.control(latency=7.0)  # the winner renews its lease before it ends: that is what the other one sees
     lease = bench.claimed(bench.model(provider.url), bench.benchmark(sums(3)))
     with bench.platform.transaction() as session:
         close(session, lease, "cancelled")
