@@ -129,6 +129,7 @@ def make_backend(plan: RunPlan) -> Backend:
         concurrency=math.ceil(plan.concurrency / plan.actors),
         timeout=config.timeout_seconds or DEFAULT_TIMEOUT,
         backoff=Backoff(attempts=config.max_attempts or DEFAULT_ATTEMPTS),
+        private_addresses=plan.private_addresses,
     )
     return HostedBackend(wire, endpoint)
 

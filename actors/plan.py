@@ -21,6 +21,7 @@ class RunPlan:
 
     criteria: the benchmark's validated `evaluation_criteria`. config: the effective model configuration.
     concurrency: requests in flight over all `actors` (hosted platforms). total: the run's test cases.
+    private_addresses: whether the model may live on loopback and private networks.
     """
 
     run_id: str
@@ -37,6 +38,7 @@ class RunPlan:
     seed: int | None = None
     total: int = 0
     actors: int = 1
+    private_addresses: bool = True
 
     @property
     def self_hosted(self) -> bool:

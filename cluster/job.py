@@ -23,7 +23,7 @@ from typing import get_args
 
 from cluster.driver import Drive, Progress, Stop, drive
 from cluster.launch import drive_of, give_up, rescore_claimed
-from cluster.runtime import Platform, open_platform, read_settings, start_ray, stop_ray
+from cluster.runtime import Platform, open_platform, read_service_settings, start_ray, stop_ray
 from cluster.waiting import wait_for_gpus
 from evalservice.database import tenant_transaction
 from evalservice.errors import DatabaseUnavailable, EvalserviceError, LeaseLost
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.request("stopped"))
     lease = Lease(given.run, given.owner, given.attempt, keeps_status=given.work != "run")
     try:
-        with open_platform(read_settings()) as opened:
+        with open_platform(read_service_settings()) as opened:
             return _run(replace(opened, organization_id=given.organization), lease, given.work, stop)
     except EvalserviceError as error:
         log.error('run_left run=%s code=%s error="%s"', given.run, error.code, error.message)

@@ -20,6 +20,7 @@ from actors.providers.hosted import environment_proxy
 from actors.score import Score
 from cluster.driver import Drive, Progress, Stop, drive, lease_patience
 from cluster.runtime import Platform, start_ray
+from evalservice.addresses import check_base_url, is_refused
 from evalservice.catalog.blocks import plan_blocks, read_block
 from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.catalog.model_config import ENGINES, OPENAI_URL, ModelConfig
@@ -148,6 +149,9 @@ def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan
     dataset = session.get_one(EvaluationDataset, run.dataset_id)
     criteria = EvaluationCriteria.model_validate(run.provenance["criteria"])
     config = run_config(model, criteria, ModelConfig.parse("config", run.model_config))
+    private = platform.settings.private_addresses is not False
+    if model.base_url:
+        check_base_url(model.base_url, private=private)
     key = None
     if model.credential_id is not None:
         origin = origin_of(model.base_url or OPENAI_URL)
@@ -169,6 +173,7 @@ def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan
         config=config.set_values(),
         seed=criteria.seed,
         total=run.total_test_cases,
+        private_addresses=private,
     )
 
 
@@ -189,13 +194,27 @@ def check_new_run(settings: Settings, model: Model, benchmark: BenchmarkSuite, o
     origin = urlsplit(origin_of(environment_proxy(url) or url))
     assert origin.hostname is not None
     try:
-        socket.create_connection((origin.hostname, origin.port or 443), CONNECT_SECONDS).close()
+        _connect(origin.hostname, origin.port or 443, private=settings.private_addresses is not False)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ProviderUnreachable(
             f"base_url: {model.base_url or OPENAI_URL!r} of model {model.name!r} does not answer ({reason}): "
             "start the server, or correct the address"
         ) from None
+
+
+def _connect(host: str, port: int, *, private: bool) -> None:
+    """Raises OSError when nobody answers, or only at addresses that are not reached."""
+    found = [entry[4][0] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    allowed = [str(address) for address in found if not is_refused(str(address), private=private)]
+    failure = OSError("it resolves only to addresses that are not reached")
+    for address in allowed:
+        try:
+            socket.create_connection((address, port), CONNECT_SECONDS).close()
+            return
+        except OSError as error:
+            failure = error
+    raise failure
 
 
 def rescore(platform: Platform, reference: str) -> EvaluationRun:

@@ -63,6 +63,13 @@ def read_settings() -> Settings:
         raise InvalidInput(str(first["loc"][0]), first["input"], first["msg"]) from None
 
 
+def read_service_settings() -> Settings:
+    """The environment of a process that serves many: what nobody has allowed is refused."""
+    settings = read_settings()
+    settings.private_addresses = bool(settings.private_addresses)
+    return settings
+
+
 @contextmanager
 def open_platform(settings: Settings, *, pool_size: int = 5) -> Iterator[Platform]:
     """Postgres ready to use: the embedded one started and migrated, or a server whose schema is at our revision.

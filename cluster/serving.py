@@ -19,7 +19,7 @@ from ray import serve
 from actors.providers import hosted_platforms
 from cluster.launch import check_new_run
 from cluster.observability import log_as_json
-from cluster.runtime import Platform, open_platform, read_settings
+from cluster.runtime import Platform, open_platform, read_service_settings
 from cluster.supervisor import Supervisor
 from evalservice.api import create_app
 from evalservice.catalog.model_config import ENGINES
@@ -49,15 +49,14 @@ log = logging.getLogger(__name__)
 class Api:
     """A replica of the API. `supervisor` is deployed with it; nothing is asked of it."""
 
-    def __init__(self, supervisor: Any, private_addresses: bool) -> None:
+    def __init__(self, supervisor: Any) -> None:
         log_as_json()
         self._opened = contextlib.ExitStack()
-        self._platform = self._opened.enter_context(open_platform(read_settings(), pool_size=POOL_SIZE))
-        self._private = private_addresses
+        self._platform = self._opened.enter_context(open_platform(read_service_settings(), pool_size=POOL_SIZE))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application, made on the replica: nothing in it is sent over the network."""
-        return create_app(wiring_of(self._platform, private_addresses=self._private))
+        return create_app(wiring_of(self._platform))
 
     def __del__(self) -> None:
         self._opened.close()
@@ -76,7 +75,7 @@ class RunSupervisor:
     def __init__(self) -> None:
         log_as_json()
         self._opened = contextlib.ExitStack()
-        platform = self._opened.enter_context(open_platform(read_settings()))
+        platform = self._opened.enter_context(open_platform(read_service_settings()))
         self._supervisor = Supervisor(platform)
         self._supervisor.every(ROLL_UP_SECONDS, lambda: roll_up_due(platform))
         self._supervisor.every(SWEEP_SECONDS, lambda: sweep_all(platform))
@@ -91,18 +90,11 @@ class RunSupervisor:
         self._opened.close()
 
 
-def application_of(private_addresses: bool) -> serve.Application:
-    """What Serve runs."""
-    bound: serve.Application = Api.bind(RunSupervisor.bind(), private_addresses)  # type: ignore[attr-defined]
-    return bound
+application: serve.Application = Api.bind(RunSupervisor.bind())  # type: ignore[attr-defined]
+"""What Serve runs, by `evalservice up` and by its own configuration files."""
 
 
-def application(arguments: Mapping[str, str]) -> serve.Application:
-    """For Serve's configuration files: `import_path: cluster.serving:application`. Private addresses are refused."""
-    return application_of(bool(read_settings().private_addresses))
-
-
-def wiring_of(platform: Platform, *, private_addresses: bool) -> Wiring:
+def wiring_of(platform: Platform) -> Wiring:
     """The application's parts, over an open platform."""
     return Wiring(
         engine=platform.engine,
@@ -111,7 +103,7 @@ def wiring_of(platform: Platform, *, private_addresses: bool) -> Wiring:
         platforms=(*hosted_platforms(), *ENGINES),
         check_run=lambda model, benchmark, config: check_new_run(platform.settings, model, benchmark, config),
         readiness=_readiness,
-        private_addresses=private_addresses,
+        private_addresses=platform.settings.private_addresses is not False,
     )
 
 

@@ -22,7 +22,7 @@ from evalservice.runs import routes as runs
 from evalservice.selection import routes as selection
 from evalservice.web.context import Wiring
 from evalservice.web.middleware import BodyLimit, RequestLog
-from evalservice.web.problems import RESPONSES, Problem, add_handlers
+from evalservice.web.problems import RESPONSES, Problem, add_handlers, internal_problem
 
 MAX_BODY_BYTES = 32 << 20
 ROUTERS = (
@@ -63,7 +63,7 @@ def create_app(wiring: Wiring) -> FastAPI:
     app.include_router(version)
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=1)
     app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES, unlimited=("/v1/dataset-files/",))
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, on_fault=internal_problem)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 

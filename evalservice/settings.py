@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(default=None, validation_alias="RAY_ADDRESS")
     """An existing Ray cluster; without it a local one is started."""
     private_addresses: bool | None = Field(default=None, validation_alias="EVALSERVICE_PRIVATE_ADDRESSES")
-    """Whether models may live on loopback and private networks; by default only where the service itself is local."""
+    """Whether models may live on loopback and private networks; unset, a command may and a service may not."""
     max_concurrent_runs: int | None = Field(default=None, ge=1, validation_alias="EVALSERVICE_MAX_CONCURRENT_RUNS")
     """How many runs a supervisor drives at once; without it 4 for each CPU of the cluster."""
     url: str | None = Field(default=None, validation_alias="EVALSERVICE_URL")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,7 @@ class Endpoint:
     timeout: float = DEFAULT_TIMEOUT
     stop_grace: float = 10.0
     backoff: Backoff = field(default_factory=Backoff)
+    private_addresses: bool = True
 
 
 @dataclass(slots=True)
@@ -161,7 +163,9 @@ class HostedBackend:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=self._endpoint.concurrency, ttl_dns_cache=300, resolver=_GuardedResolver()
+                    limit=self._endpoint.concurrency,
+                    ttl_dns_cache=300,
+                    resolver=_GuardedResolver(private=self._endpoint.private_addresses),
                 ),
                 timeout=aiohttp.ClientTimeout(total=self._endpoint.timeout, sock_connect=10.0),
                 proxy=environment_proxy(self._url),
@@ -170,13 +174,22 @@ class HostedBackend:
 
 
 class _GuardedResolver(aiohttp.ThreadedResolver):
-    """Resolves names, but not to addresses that must not be reached (link-local, metadata services)."""
+    """Resolves names, but not to addresses that must not be reached (link-local, metadata services).
+
+    private: loopback and private networks may be.
+    """
+
+    def __init__(self, *, private: bool) -> None:
+        super().__init__()
+        self._private = private
 
     async def resolve(self, *arguments: Any, **options: Any) -> list[ResolveResult]:
         entries = await super().resolve(*arguments, **options)
-        found = [entry for entry in entries if not is_refused(entry["host"], private=True)]
+        found = [entry for entry in entries if not is_refused(entry["host"], private=self._private)]
         if not found:
-            raise OSError("the host resolves to link-local or metadata addresses only, which are not reached")
+            raise OSError(
+                errno.EHOSTUNREACH, "it resolves only to addresses that are not reached (link-local, metadata, private)"
+            )
         return found
 
 

@@ -110,28 +110,10 @@ def with_interval(result: dict[str, Any]) -> str:
 
 
 def register_model(opened: Platform, session: Session, new: NewModel) -> Model:
-    """Store the model's key, encrypted and bound to its origin, and register the model, in one transaction."""
+    """Register a model as this command's user, for the platforms that are installed here."""
     from actors.providers import hosted_platforms
-    from evalservice.catalog.model_config import ENGINES, OPENAI_URL
+    from evalservice.catalog.model_config import ENGINES
     from evalservice.catalog.service import add_model
-    from evalservice.organizations.secrets import origin_of
-    from evalservice.organizations.service import store_credential
 
-    credential = None
-    if new.api_key is not None and new.platform not in ENGINES:
-        credential = store_credential(
-            session,
-            opened.box,
-            opened.organization_id,
-            name=new.name,
-            origin=origin_of(new.base_url or OPENAI_URL),
-            secret=new.api_key,
-            user_id=opened.user_id,
-        )
-    return add_model(
-        session,
-        opened.organization_id,
-        new,
-        platforms=[*hosted_platforms(), *ENGINES],
-        credential_id=credential.id if credential else None,
-    )
+    platforms = [*hosted_platforms(), *ENGINES]
+    return add_model(session, opened.organization_id, new, opened.box, platforms=platforms, user_id=opened.user_id)

@@ -36,13 +36,14 @@ def up(
     # Ray reads these when it starts. HAProxy answers five times as fast as the plain proxy.
     os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+    os.environ.setdefault("EVALSERVICE_PRIVATE_ADDRESSES", str(_is_loopback(host)).lower())
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     with platform() as opened:
-        dashboard = _start(opened, host, port)
         try:
-            url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+            dashboard = _start(opened, host, port)
+            url = _url(host, port)
             if _wait_until_ready(url, stopped):
                 _announce(opened, url, dashboard, json)
                 stopped.wait()
@@ -58,10 +59,16 @@ def _check_address(host: str, port: int) -> None:
     import socket
 
     try:
-        with socket.create_server((host, port)):
-            pass
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
         raise InvalidInput("--port", port, f"a free port on an address of this machine ({error.strerror})") from None
+
+
+def _url(host: str, port: int) -> str:
+    """Where a program on this machine reaches the service."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
 
 
 def _is_loopback(host: str) -> bool:
@@ -77,16 +84,10 @@ def _start(opened: Platform, host: str, port: int) -> str:
     dashboard = start_ray_for_service(opened.settings)
     from ray import serve
 
-    from cluster.serving import application_of
+    from cluster.serving import application
 
-    private = opened.settings.private_addresses
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
-    serve.run(
-        application_of(_is_loopback(host) if private is None else private),
-        name="evalservice",
-        route_prefix="/",
-        blocking=False,
-    )
+    serve.run(application, name="evalservice", route_prefix="/", blocking=False)
     return dashboard
 
 

@@ -15,7 +15,7 @@ from evalservice.catalog import service
 from evalservice.catalog.blocks import Block, read_block
 from evalservice.catalog.datasets import snapshot
 from evalservice.catalog.formats import Record, guess_format, inline_records, read_records
-from evalservice.catalog.model_config import ENGINES, OPENAI_URL
+from evalservice.catalog.model_config import OPENAI_URL
 from evalservice.catalog.schemas import (
     BenchmarkChanges,
     BenchmarkRead,
@@ -35,18 +35,16 @@ from evalservice.catalog.uploads import Upload, opened_upload, remove_upload
 from evalservice.errors import Forbidden, InvalidInput
 from evalservice.lookup import find
 from evalservice.organizations.secrets import origin_of
-from evalservice.organizations.service import credential, store_credential
 from evalservice.tables import BenchmarkSuite, EvaluationDataset, Model, ModelCapability, ModelCapabilityLink
 from evalservice.web.context import Context, Door, Reader, Writer, WritingDoor
 from evalservice.web.idempotency import Idempotent
-from evalservice.web.pages import Page, Paging, page_of
+from evalservice.web.pages import Filter, Page, Paging, page_of
 
 models = APIRouter(prefix="/models", tags=["models"])
 capabilities = APIRouter(prefix="/capabilities", tags=["models"])
 datasets = APIRouter(prefix="/datasets", tags=["datasets"])
 dataset_files = APIRouter(prefix="/dataset-files", tags=["datasets"])
 benchmarks = APIRouter(prefix="/benchmarks", tags=["benchmarks"])
-Filter = Annotated[str | None, Query(max_length=300, pattern=r"^[^\x00]*$")]
 
 
 @models.get("", response_model=Page[ModelRead])
@@ -86,51 +84,23 @@ def list_models(
 def create_model(context: Writer, new: NewModel, once: Idempotent) -> Response:
     """Register a model. Its key is stored encrypted and sent to its own origin only."""
 
+    if new.api_key is not None:
+        context.caller.require("admin")  # as for every provider key that is stored
+
     def work() -> Response:
         model = service.add_model(
             context.session,
             context.organization_id,
             new,
+            context.wiring.box,
             platforms=context.wiring.platforms,
             private_addresses=context.wiring.private_addresses,
-            credential_id=_credential(context, new),
+            user_id=context.caller.user_id,
         )
         context.session.refresh(model)
         return context.created(ModelRead.of(model), model.id)
 
     return once.answer(context, work)
-
-
-def _credential(context: Context, new: NewModel) -> Any:
-    """The id of the credential that the model shall use: a stored one of the same origin, or one that is stored now."""
-    if new.platform in ENGINES or (new.api_key is None and new.credential_id is None):
-        return None
-    if new.platform not in context.wiring.platforms:
-        return None  # refused in a moment, by its name
-    origin = origin_of(new.base_url or OPENAI_URL)
-    if new.credential_id is not None:
-        if new.api_key is not None:
-            raise InvalidInput("api_key", "…", "either a key or the credential_id of a stored one")
-        return _of_origin(context, new.credential_id, origin)
-    assert new.api_key is not None
-    return store_credential(
-        context.session,
-        context.wiring.box,
-        context.organization_id,
-        name=new.name,
-        origin=origin,
-        secret=new.api_key,
-        user_id=context.caller.user_id,
-    ).id
-
-
-def _of_origin(context: Context, credential_id: Any, origin: str) -> Any:
-    stored = credential(context.session, credential_id)
-    if stored.origin != origin:
-        raise InvalidInput(
-            "credential_id", str(credential_id), f"a credential for {origin}: this is for {stored.origin}"
-        )
-    return stored.id
 
 
 @models.get("/{model}", response_model=ModelRead)
@@ -147,7 +117,8 @@ def change_model(context: Writer, model: str, changes: ModelChanges) -> Response
     context.check_unchanged(ModelRead.of(row))
     given = changes.model_dump(include=changes.model_fields_set)
     if given.get("credential_id") is not None:
-        _of_origin(context, given["credential_id"], origin_of(row.base_url or OPENAI_URL))
+        origin = origin_of(row.base_url or OPENAI_URL)
+        service.credential_of_origin(context.session, given["credential_id"], origin)
     service.change_model(context.session, row, given)
     return context.reply(ModelRead.of(row))
 

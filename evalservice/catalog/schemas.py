@@ -194,7 +194,6 @@ class DatasetRead(BaseModel):
     total_test_cases: int
     has_ground_truth: bool
     content_hash: str
-    snapshot_uri: str
     input_schema: dict[str, Any]
     output_schema: dict[str, Any]
     tags: list[Any]

@@ -17,6 +17,8 @@ from evalservice.catalog.schemas import NewBenchmark, NewDataset, NewModel
 from evalservice.catalog.snapshots import Snapshot, open_snapshot
 from evalservice.errors import AlreadyExists, Forbidden, InvalidInput
 from evalservice.lookup import T, find
+from evalservice.organizations.secrets import SecretBox, origin_of
+from evalservice.organizations.service import credential, store_credential
 from evalservice.records import TestCase
 from evalservice.scoring import AnyScorer, Item, build_extraction, build_scorers
 from evalservice.tables import (
@@ -36,12 +38,13 @@ def add_model(
     session: Session,
     organization_id: uuid.UUID,
     new: NewModel,
+    box: SecretBox,
     *,
     platforms: Sequence[str],
     private_addresses: bool = True,
-    credential_id: uuid.UUID | None = None,
+    user_id: uuid.UUID | None = None,
 ) -> Model:
-    """Register a model. `platforms`: those that this installation can call; `credential_id`: the stored API key.
+    """Register a model; its key is stored encrypted, for its origin. `platforms`: those that can be called here.
 
     private_addresses: whether it may live on loopback and private networks.
 
@@ -59,6 +62,7 @@ def add_model(
             f"model: {new.platform} {new.model_id!r} version {new.version} is registered as {same!r}: "
             "give another --version"
         )
+    credential_id = _credential(session, organization_id, new, box, user_id)
     links = [_capability(session, name) for name in new.capabilities]
     parent = find(session, Model, new.parent, "parent") if new.parent else None
     model = Model(
@@ -181,6 +185,8 @@ def add_benchmark(
     if new.category not in BENCHMARK_CATEGORIES:
         raise InvalidInput("category", new.category, f"accepted are {', '.join(BENCHMARK_CATEGORIES)}")
     dataset = find(session, EvaluationDataset, new.dataset, "dataset")
+    if dataset.archived_at is not None:
+        raise InvalidInput("dataset", new.dataset, "it is archived")
     _refuse_taken(session, BenchmarkSuite, "benchmark", new.name, new.version)
     check_criteria(new, dataset)
     suite = BenchmarkSuite(
@@ -222,6 +228,33 @@ def _check_without_ground_truth(scorers: Sequence[AnyScorer], first: TestCase, d
             raise InvalidInput(
                 "scorer", scorer.name, f"dataset {dataset.name!r} has no expected outputs to compare with"
             )
+
+
+def _credential(
+    session: Session, organization_id: uuid.UUID, new: NewModel, box: SecretBox, user_id: uuid.UUID | None
+) -> uuid.UUID | None:
+    """The credential that the model shall use: a stored one for the same origin, or one that is stored now."""
+    if new.api_key is None and new.credential_id is None:
+        return None
+    origin = origin_of(new.base_url or OPENAI_URL)
+    if new.api_key is None:
+        assert new.credential_id is not None
+        return credential_of_origin(session, new.credential_id, origin)
+    if new.credential_id is not None:
+        raise InvalidInput("api_key", "…", "either a key or the credential_id of a stored one")
+    return store_credential(
+        session, box, organization_id, name=new.name, origin=origin, secret=new.api_key, user_id=user_id
+    ).id
+
+
+def credential_of_origin(session: Session, credential_id: uuid.UUID, origin: str) -> uuid.UUID:
+    """The id again. Raises NotFound, and InvalidInput for a credential that may not be sent there."""
+    stored = credential(session, credential_id)
+    if stored.origin != origin:
+        raise InvalidInput(
+            "credential_id", str(credential_id), f"a credential for {origin}: this is for {stored.origin}"
+        )
+    return stored.id
 
 
 _PRICES = {"input_price": "input_price_per_million", "output_price": "output_price_per_million"}

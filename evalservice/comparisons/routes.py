@@ -9,7 +9,6 @@ from fastapi import APIRouter, Response
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
-from evalservice.catalog.routes import Filter
 from evalservice.comparisons import service
 from evalservice.comparisons.schemas import (
     ABTestChanges,
@@ -24,7 +23,7 @@ from evalservice.errors import NotFound
 from evalservice.tables import ABTest, Experiment, ExperimentRun
 from evalservice.web.context import Context, Reader, Writer
 from evalservice.web.idempotency import Idempotent
-from evalservice.web.pages import Page, Paging, page_of
+from evalservice.web.pages import Filter, Page, Paging, page_of
 
 ab_tests = APIRouter(prefix="/ab-tests", tags=["ab-tests"])
 experiments = APIRouter(prefix="/experiments", tags=["experiments"])

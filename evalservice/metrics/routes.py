@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime
 
-from evalservice.catalog.routes import Filter
 from evalservice.errors import InvalidInput
 from evalservice.lookup import find
 from evalservice.metrics.queries import aggregations, metric_rows, metric_series
@@ -17,15 +16,13 @@ from evalservice.metrics.schemas import (
     AggregationRead,
     LeaderboardRead,
     MetricRead,
-    PointRead,
     SeriesRead,
     StandingRead,
-    StatisticsRead,
 )
 from evalservice.metrics.service import standings
 from evalservice.tables import MetricAggregation, Model, ModelMetric
 from evalservice.web.context import Context, Reader
-from evalservice.web.pages import Page, Paging, page_of
+from evalservice.web.pages import Filter, Page, Paging, page_of
 
 metrics = APIRouter(prefix="/metrics", tags=["metrics"])
 metric_aggregations = APIRouter(prefix="/metric-aggregations", tags=["metrics"])
@@ -98,15 +95,7 @@ def read_series(
         name=name,
         benchmark_id=benchmark_id,
     )
-    shown = [
-        PointRead(
-            period_start=point.period_start,
-            period_end=point.period_end,
-            **StatisticsRead.model_validate(point.statistics).model_dump(),
-        )
-        for point in points
-    ]
-    return context.reply(SeriesRead(model_id=model_id, metric_type=metric_type, period=period, points=shown))
+    return context.reply(SeriesRead(model_id=model_id, metric_type=metric_type, period=period, points=points))
 
 
 @metric_aggregations.get("", response_model=Page[AggregationRead])

@@ -7,8 +7,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
+from evalservice.metrics.queries import MetricPoint
 from evalservice.tables import MetricAggregation, ModelMetric
 from evalservice.web.fields import columns
 
@@ -49,36 +50,13 @@ class AggregationRead(BaseModel):
         return cls(**columns(row, cls))
 
 
-class StatisticsRead(BaseModel):
-    """What is known of some values; percentiles are within 1 % of those of the values themselves."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    n: int
-    unusable: int
-    mean: float | None
-    stddev: float | None
-    min: float | None
-    max: float | None
-    p50: float | None
-    p95: float | None
-    p99: float | None
-
-
-class PointRead(StatisticsRead):
-    """One period of a series."""
-
-    period_start: datetime
-    period_end: datetime
-
-
 class SeriesRead(BaseModel):
     """A model's metric over time; periods without values are left out."""
 
     model_id: uuid.UUID
     metric_type: str
     period: str
-    points: list[PointRead]
+    points: list[MetricPoint]
 
 
 class StandingRead(BaseModel):

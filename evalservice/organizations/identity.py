@@ -35,18 +35,13 @@ _TOUCH_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One user of one organization, and what this call may do. `key_id` is None in a process of the user's own."""
+    """One user of one organization, and what this call may do."""
 
     organization_id: uuid.UUID
     user_id: uuid.UUID
     role: str
     permissions: frozenset[str]
-    key_id: uuid.UUID | None = None
-
-    @classmethod
-    def local(cls, organization_id: uuid.UUID, user_id: uuid.UUID) -> Caller:
-        """The owner, in a process of their own: no key is needed where the database can be opened."""
-        return cls(organization_id, user_id, "owner", frozenset(PERMISSIONS))
+    key_id: uuid.UUID
 
     def require(self, permission: Permission) -> None:
         """Raises Forbidden unless the call may do this."""

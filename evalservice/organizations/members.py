@@ -67,6 +67,8 @@ def _check_owners(session: Session, caller: Caller, row: Membership, role: str) 
 def create_key(session: Session, caller: Caller, new: NewApiKey) -> tuple[ApiKey, str]:
     """A new key of a member and its secret, which is nowhere else. Raises AlreadyExists, NotFound, Forbidden."""
     user_id = new.user_id or caller.user_id
+    if user_id != caller.user_id:
+        caller.require("owner")
     owner = member(session, user_id)
     for permission in permissions_of(owner.role, list(new.scopes)):
         caller.require(permission)  # type: ignore[arg-type]  # nobody hands out more than they have
@@ -110,7 +112,7 @@ def api_key(session: Session, key_id: uuid.UUID) -> ApiKey:
 def rotate_key(session: Session, caller: Caller, key_id: uuid.UUID, rotation: KeyRotation) -> tuple[ApiKey, str]:
     """A new secret under the key's name; the old one works on for the grace period, under a name that says so.
 
-    Raises NotFound, Forbidden, Conflict (revoked).
+    Raises NotFound, Forbidden, Conflict (revoked, expired).
     """
     old = session.get(ApiKey, key_id, with_for_update=True)
     if old is None:
@@ -120,6 +122,8 @@ def rotate_key(session: Session, caller: Caller, key_id: uuid.UUID, rotation: Ke
     for permission in permissions_of(member(session, old.user_id).role, old.scopes):
         caller.require(permission)  # type: ignore[arg-type]
     name, now = old.name, session.execute(select(func.now())).scalar_one()
+    if old.expires_at is not None and old.expires_at <= now:
+        raise Conflict(f"api_key: {name!r} has expired: create a new one")
     lasts = old.expires_at
     end = now + timedelta(seconds=rotation.grace_seconds)
     old.expires_at = end if old.expires_at is None else min(end, old.expires_at)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, St
 
 from evalservice.organizations.identity import Permission
 from evalservice.tables import ApiKey, Membership, Organization, ProviderCredential
-from evalservice.web.fields import Name
+from evalservice.web.fields import JsonObject, Name
 
 Role = Literal["owner", "admin", "member", "viewer"]
 
@@ -51,7 +51,7 @@ class OrganizationChanges(_Given):
     """What an owner may change."""
 
     name: Name | None = None
-    settings: dict[str, Any] | None = None
+    settings: JsonObject | None = None
 
 
 class MemberRead(BaseModel):

@@ -25,12 +25,14 @@ def store_credential(
 ) -> ProviderCredential:
     """Store a secret under a name, for one origin; a credential of that name and origin gets the new secret."""
     unique_name = f"{name}@{origin}"[:200]
-    credential = _named(session, unique_name)
-    if credential is None:
-        return _add(session, box, organization_id, unique_name, origin, secret, user_id)
-    credential.encrypted_secret = box.seal(secret, organization_id, origin)
+    stored = _named(session, unique_name)
+    if stored is None:
+        return create_credential(
+            session, box, organization_id, name=unique_name, origin=origin, secret=secret, user_id=user_id
+        )
+    stored.encrypted_secret = box.seal(secret, organization_id, origin)
     session.flush()
-    return credential
+    return stored
 
 
 def create_credential(
@@ -46,7 +48,16 @@ def create_credential(
     """A new credential. Raises AlreadyExists."""
     if _named(session, name) is not None:
         raise AlreadyExists(f"name: there is a credential {name!r}: give another name, or change its secret")
-    return _add(session, box, organization_id, name, origin, secret, user_id)
+    row = ProviderCredential(
+        organization_id=organization_id,
+        name=name,
+        origin=origin,
+        encrypted_secret=box.seal(secret, organization_id, origin),
+        created_by_id=user_id,
+    )
+    session.add(row)
+    session.flush()
+    return row
 
 
 def credential(session: Session, credential_id: uuid.UUID) -> ProviderCredential:
@@ -88,24 +99,3 @@ def open_credential(
 
 def _named(session: Session, name: str) -> ProviderCredential | None:
     return session.scalar(select(ProviderCredential).where(ProviderCredential.name == name))
-
-
-def _add(
-    session: Session,
-    box: SecretBox,
-    organization_id: uuid.UUID,
-    name: str,
-    origin: str,
-    secret: SecretStr,
-    user_id: uuid.UUID | None,
-) -> ProviderCredential:
-    row = ProviderCredential(
-        organization_id=organization_id,
-        name=name,
-        origin=origin,
-        encrypted_secret=box.seal(secret, organization_id, origin),
-        created_by_id=user_id,
-    )
-    session.add(row)
-    session.flush()
-    return row

@@ -14,7 +14,6 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
-from evalservice.catalog.routes import Filter
 from evalservice.errors import DatabaseUnavailable, EvalserviceError, InvalidInput, InvalidTransition
 from evalservice.interchange import MEDIA_TYPES, export_chunks
 from evalservice.lookup import find
@@ -26,7 +25,7 @@ from evalservice.runs.service import NewRun, create_run, get_run, items_query
 from evalservice.tables import RUN_STATUSES, BenchmarkSuite, EvaluationResult, EvaluationRun, Model
 from evalservice.web.context import Context, Door, Reader, ReadingDoor, Writer
 from evalservice.web.idempotency import Idempotent
-from evalservice.web.pages import Page, Paging, page_of
+from evalservice.web.pages import Filter, Page, Paging, page_of
 
 runs = APIRouter(prefix="/evaluation-runs", tags=["evaluation-runs"])
 POLL_SECONDS = 0.5
@@ -62,8 +61,6 @@ def create(context: Writer, new: RunBody, once: Idempotent) -> Response:
         context.wiring.check_run(model, benchmark, new.config)
         asked = NewRun(model, benchmark, new.config, new.limit, new.max_concurrency, new.name, new.priority)
         run = create_run(context.session, context.organization_id, asked, user_id=context.caller.user_id)
-        if context.wiring.claim is not None:
-            context.wiring.claim(context.session, run.id)
         context.session.refresh(run)
         return context.created(RunRead.of(run), run.id)
 

@@ -79,7 +79,6 @@ class RunRead(BaseModel):
     cancel_requested: bool
     attempt: int
     orphaned: int
-    lease_owner: str | None
     configuration_hash: str
     effective_config: dict[str, Any]
     evaluation_config: dict[str, Any]

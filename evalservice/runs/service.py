@@ -49,6 +49,8 @@ def create_run(
         raise InvalidInput("benchmark", new.benchmark.name, f"its dataset {dataset.name!r} has no test cases")
     if new.model.status == "archived":
         raise InvalidInput("model", new.model.name, "it is archived")
+    if new.benchmark.archived_at is not None:
+        raise InvalidInput("benchmark", new.benchmark.name, "it is archived")
     total = min(dataset.total_test_cases, new.limit or dataset.total_test_cases)
     provenance = provenance_of(new, dataset)
     run = EvaluationRun(

@@ -7,12 +7,11 @@ import uuid
 from fastapi import APIRouter, Response
 from sqlalchemy import select
 
-from evalservice.catalog.routes import Filter
 from evalservice.errors import NotFound
 from evalservice.selection.schemas import SelectionRead
 from evalservice.tables import ModelSelectionLog
 from evalservice.web.context import Reader
-from evalservice.web.pages import Page, Paging, page_of
+from evalservice.web.pages import Filter, Page, Paging, page_of
 
 selections = APIRouter(prefix="/selections", tags=["selections"])
 

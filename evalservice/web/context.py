@@ -24,7 +24,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from evalservice.catalog.model_config import ModelConfig
-from evalservice.database import set_organization, transaction
+from evalservice.database import transaction
 from evalservice.errors import PreconditionFailed, Unauthenticated
 from evalservice.organizations.identity import Authenticator, Caller, Permission
 from evalservice.organizations.secrets import SecretBox
@@ -44,8 +44,7 @@ class Wiring:
 
     platforms: those whose models this installation can call. check_run: raises for a run that could not work here.
     readiness: part → "" when it works, else what is wrong. private_addresses: whether models may live on loopback and
-    private networks. local: the one caller of an application in the user's own process; None asks for keys.
-    claim: takes a run that was just written, in its transaction; None leaves it to a supervisor.
+    private networks.
     """
 
     engine: Engine
@@ -55,8 +54,6 @@ class Wiring:
     check_run: CheckRun
     readiness: Readiness = _nothing_else_to_check
     private_addresses: bool = True
-    local: Caller | None = None
-    claim: Callable[[Session, uuid.UUID], None] | None = None
     max_upload_bytes: int = 64 << 30
     authenticate: Authenticator = field(default_factory=Authenticator)
 
@@ -120,9 +117,6 @@ def wiring_of(request: Request) -> Wiring:
 
 
 def _identify(wiring: Wiring, session: Session, credentials: HTTPAuthorizationCredentials | None) -> Caller:
-    if wiring.local is not None:
-        set_organization(session, wiring.local.organization_id)
-        return wiring.local
     if credentials is None:
         raise Unauthenticated("send your API key as `Authorization: Bearer evs_…`")
     return wiring.authenticate(session, credentials.credentials)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
@@ -26,11 +28,11 @@ def request_id() -> str:
 class RequestLog:
     """Gives each request an id (a sensible `X-Request-Id` is kept), answers with it, and logs one line."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, on_fault: Callable[[Exception], Response]) -> None:
+        self.app, self._on_fault = app, on_fault
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request. What no handler took is answered by `on_fault`, inside, where the id is known."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -38,7 +40,7 @@ class RequestLog:
         own = given if _ID.fullmatch(given) else str(uuid7())
         token = _current.set(own)
         started = time.perf_counter()
-        status = 500
+        status = 0
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -49,6 +51,10 @@ class RequestLog:
 
         try:
             await self.app(scope, receive, answer)
+        except Exception as error:
+            if status:
+                raise  # half of the answer is sent: the connection ends here
+            await self._on_fault(error)(scope, receive, answer)
         finally:
             _current.reset(token)
             if scope["path"] not in QUIET:

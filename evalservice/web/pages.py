@@ -23,6 +23,8 @@ from evalservice.errors import InvalidInput
 T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
 MOST = 1000
+Filter = Annotated[str | None, Query(max_length=300, pattern=r"^[^\x00]*$")]
+"""A column that a list may be narrowed by."""
 
 
 class Page(BaseModel, Generic[T]):

@@ -54,11 +54,10 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Turn every exception into a problem."""
+    """Turn every expected exception into a problem."""
     app.add_exception_handler(EvalserviceError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 def _answer(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
@@ -114,7 +113,8 @@ def _http(_: Request, error: Exception) -> Response:
     )
 
 
-def _unexpected(_: Request, error: Exception) -> Response:
+def internal_problem(error: Exception) -> Response:
+    """The answer to a fault of ours; the log has the rest."""
     log.error("internal_error request_id=%s error=%s", request_id(), type(error).__name__, exc_info=error)
     return _answer(
         {

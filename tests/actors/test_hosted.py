@@ -250,6 +250,17 @@ def test_a_name_that_resolves_to_a_metadata_address_is_not_connected_to() -> Non
 
     async def resolve() -> None:
         with pytest.raises(OSError, match="not reached"):
-            await Guarded().resolve("innocent.example", 80)
+            await Guarded(private=True).resolve("innocent.example", 80)
 
     asyncio.run(resolve())
+
+
+def test_a_name_of_this_machine_is_not_connected_to_where_private_addresses_are_refused(
+    provider: RunningProvider,
+) -> None:
+    url = provider.url.replace("127.0.0.1", "localhost")
+    [reached] = answers(url, "What is 1 plus 1?", private_addresses=True)
+    [refused] = answers(url, "What is 1 plus 1?", private_addresses=False, backoff=Backoff(attempts=1))
+    assert reached.error is None
+    assert refused.error is not None
+    assert "not reached" in refused.error.message

@@ -18,7 +18,7 @@ from evalservice.api import create_app
 from evalservice.database import make_engine, tenant_transaction
 from evalservice.organizations.identity import hash_of, new_key
 from evalservice.organizations.secrets import SecretBox
-from evalservice.tables import ApiKey
+from evalservice.tables import ApiKey, Model
 from evalservice.web.context import Wiring
 from tests.conftest import wait_until
 from tests.postgres import as_organization, fill, fresh_database, service_login
@@ -69,6 +69,11 @@ def _tenant(database: str, engine: Any) -> Tenant:
     return Tenant(organization, keys)
 
 
+def _check_run(model: Model, *_: object) -> None:
+    if model.name.startswith("faulty"):
+        raise ZeroDivisionError("a fault of ours, with a secret in it")
+
+
 @pytest.fixture(scope="module")
 def served(postgres_server: str, template_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The application on a port of its own, as the service's login role."""
@@ -80,7 +85,7 @@ def served(postgres_server: str, template_database: str, tmp_path_factory: pytes
             box=SecretBox(b"a key of the tests"),
             data_root=str(data_root),
             platforms=("openai", "vllm", "transformers"),
-            check_run=lambda model, benchmark, config: None,
+            check_run=_check_run,
             private_addresses=False,
         )
         with socket.socket() as probe:

@@ -198,12 +198,19 @@ def test_a_key_is_shown_once_rotated_and_revoked(owner: httpx.Client, served: Se
         ("viewer", "POST", "/v1/models", 403),
         ("member", "GET", "/v1/api-keys", 403),
         ("member", "POST", "/v1/provider-credentials", 403),
+        ("member", "POST", "/v1/models", 403),
         ("admin", "GET", "/v1/api-keys", 200),
     ],
 )
 def test_a_role_does_what_it_may(served: Served, role: str, method: str, path: str, status: int) -> None:
     bodies = {
-        "/v1/models": {"name": "x", "platform": "openai", "model_id": "x", "base_url": "https://a.example/v1"},
+        "/v1/models": {
+            "name": "x",
+            "platform": "openai",
+            "model_id": "x",
+            "base_url": "https://a.example/v1",
+            "api_key": "s",
+        },
         "/v1/provider-credentials": {"name": "x", "base_url": "https://a.example", "secret": "s"},
     }
     with served.client(served.mine, role) as client:
@@ -211,11 +218,47 @@ def test_a_role_does_what_it_may(served: Served, role: str, method: str, path: s
     assert answer.status_code == status, answer.text
 
 
-def test_an_admin_makes_no_owner_and_the_last_owner_stays(served: Served, owner: httpx.Client) -> None:
+def test_an_admin_makes_no_owner_and_no_key_for_another(served: Served) -> None:
     members = f"/v1/organizations/{served.mine.organization}/members"
     with served.client(served.mine, "admin") as admin:
         assert admin.post(members, json={"username": unique("u"), "role": "owner"}).status_code == 403
-        assert admin.post(members, json={"username": unique("u"), "role": "viewer"}).status_code == 201
+        viewer = created(admin, members, {"username": unique("u"), "role": "viewer"})
+        assert admin.post("/v1/api-keys", json={"name": "x", "user_id": viewer["user_id"]}).status_code == 403
+
+
+def test_the_last_owner_stays_one(served: Served) -> None:
+    members = f"/v1/organizations/{served.theirs.organization}/members"
+    with served.client(served.theirs) as owner:
+        owners = [m["user_id"] for m in owner.get(members).json()["items"] if m["role"] == "owner"]
+        answers = [owner.patch(f"{members}/{user}", json={"role": "owner"}).status_code for user in owners]
+        assert answers == [200, 200]
+        assert owner.delete(f"{members}/{owners[-1]}").status_code == 204
+        last = owner.patch(f"{members}/{owners[0]}", json={"role": "viewer"})
+    assert last.status_code == 409, last.text
+
+
+def test_what_is_archived_is_used_by_nothing_new(owner: httpx.Client) -> None:
+    dataset, model = a_dataset(owner), a_model(owner)
+    benchmark = a_benchmark(owner, dataset["name"])
+    run = {"model": model["name"], "benchmark": benchmark["id"]}
+    created(owner, "/v1/evaluation-runs", run)
+    for path in (f"datasets/{dataset['id']}", f"benchmarks/{benchmark['id']}"):
+        assert owner.delete(f"/v1/{path}").json()["archived_at"] is not None
+    assert owner.post("/v1/evaluation-runs", json=run).json()["field"] == "benchmark"
+    criteria = {"scorers": ["numeric_match"]}
+    body = {"name": unique("b"), "dataset": dataset["id"], "category": "qa", "evaluation_criteria": criteria}
+    assert owner.post("/v1/benchmarks", json=body).json()["field"] == "dataset"
+
+
+def test_a_fault_of_ours_is_a_problem_with_the_requests_id_and_nothing_of_the_inside(owner: httpx.Client) -> None:
+    benchmark = a_benchmark(owner, a_dataset(owner)["name"])
+    model = a_model(owner, name=unique("faulty"))
+    answer = owner.post("/v1/evaluation-runs", json={"model": model["name"], "benchmark": benchmark["name"]})
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["request_id"] == answer.headers["x-request-id"] != ""
+    assert "secret" not in answer.text
+    assert owner.get("/v1/evaluation-runs", params={"model": model["name"]}).json()["items"] == []
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,7 @@ def cluster(postgres_server: str, template_database: str) -> Iterator[Cluster]:
         logs = Path(tempfile.mkdtemp(prefix="es-ray-"))
         stack.callback(shutil.rmtree, logs, ignore_errors=True)
         environment = clean_environment(EVALSERVICE_HOME=str(home), DATABASE_URL=url, RAY_AUTH_MODE="token")
+        environment["EVALSERVICE_PRIVATE_ADDRESSES"] = "true"
         address = f"127.0.0.1:{port}"
         options = [
             "--block",
