@@ -53,8 +53,14 @@ SCORED = pa.schema(
 
 
 def dump(value: JSON) -> str:
-    """JSON text that Postgres can store: NUL characters, which jsonb refuses, become U+FFFD."""
-    return orjson.dumps(_storable(value)).decode()
+    """JSON text that Postgres can store: a NUL character, which jsonb refuses, becomes U+FFFD, a lone surrogate ?."""
+    try:
+        text = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return orjson.dumps(_storable(value)).decode()
+    if b"\\u0000" in text:
+        return orjson.dumps(_storable(value)).decode()
+    return text.decode()
 
 
 def _storable(value: JSON) -> JSON:

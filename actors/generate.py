@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from actors.backend import Backend
 from actors.blocks import GENERATED, failed_row, generated_row, generated_table
+from actors.garbage import collect_rarely
 from actors.plan import RunPlan
 from actors.signal import Follower
 from evalservice.catalog.blocks import Block, read_block
@@ -40,6 +41,7 @@ class Generate:
         self._signal = signal
         self._follower: Follower | None = None
         self._backend = make_backend(plan)
+        collect_rarely()
 
     async def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
         """`batch["block"]`: what `block_batch` wrote. A row comes out for each test case that was or cannot be sent."""

@@ -9,6 +9,7 @@ import orjson
 import pyarrow as pa
 
 from actors.blocks import case_of, dump, scored_table
+from actors.garbage import collect_rarely
 from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.records import Completion, ItemError
 from evalservice.runs.scorers import scorers_of
@@ -24,6 +25,7 @@ class Score:
         self._epochs = parsed.epochs
         self._scorers = scorers_of(parsed)
         self._extraction = build_extraction(parsed.output_extraction)
+        collect_rarely()
 
     def __call__(self, generated: pa.Table) -> pa.Table:
         """Score a block (schema `GENERATED`) into result rows (schema `SCORED`), in order."""

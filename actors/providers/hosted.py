@@ -18,6 +18,7 @@ import orjson
 from aiohttp.abc import ResolveResult
 from pydantic import SecretStr
 
+from actors.providers.lanes import Lanes
 from actors.providers.retry import Backoff, is_worth_retrying, retry_after_seconds
 from actors.providers.wire import WireFormat
 from evalservice.addresses import is_refused
@@ -64,40 +65,18 @@ class HostedBackend:
             "User-Agent": "evalservice",
             **wire.headers(endpoint.api_key.get_secret_value() if endpoint.api_key else None),
         }
-        self._permits = asyncio.Semaphore(endpoint.concurrency)
+        self._lanes = Lanes(endpoint.concurrency, self._with_retries, endpoint.stop_grace)
         self._rng = random.Random(seed)
         self._session: aiohttp.ClientSession | None = None
 
     async def complete(self, requests: Sequence[ChatRequest], stop: asyncio.Event) -> list[Completion | None]:
         """See `Backend.complete`. After `stop`, requests under way have `stop_grace` seconds to be answered."""
-        if stop.is_set():
-            return [None] * len(requests)
-        tasks = [asyncio.ensure_future(self._one(request, stop)) for request in requests]
-        watcher = asyncio.ensure_future(self._cut_off(tasks, stop))
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            watcher.cancel()
+        return await self._lanes.answers(requests, stop)
 
     async def aclose(self) -> None:
         if self._session is not None:
             await self._session.close()
             self._session = None
-
-    async def _cut_off(self, tasks: Sequence[asyncio.Future[Completion | None]], stop: asyncio.Event) -> None:
-        await stop.wait()
-        await asyncio.sleep(self._endpoint.stop_grace)
-        for task in tasks:
-            task.cancel()
-
-    async def _one(self, request: ChatRequest, stop: asyncio.Event) -> Completion | None:
-        try:
-            async with self._permits:
-                return await self._with_retries(request, stop)
-        except asyncio.CancelledError:
-            if stop.is_set():
-                return None
-            raise
 
     async def _with_retries(self, request: ChatRequest, stop: asyncio.Event) -> Completion | None:
         try:
@@ -112,6 +91,8 @@ class HostedBackend:
             outcome = await self._attempt(body)
             too_long = (outcome.retry_after or 0.0) > backoff.longest_retry_after
             if not outcome.again or attempt == backoff.attempts or too_long:
+                if attempt == 1:
+                    return outcome.completion
                 return replace(_spent(before, outcome.completion), attempts=attempt)
             before = _spent(before, outcome.completion)
             delay = backoff.delay(attempt, outcome.retry_after, self._rng)
@@ -123,9 +104,7 @@ class HostedBackend:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            async with self._connected().post(
-                self._url, data=body, headers=self._headers, allow_redirects=False
-            ) as answer:
+            async with self._connected().post(self._url, data=body, allow_redirects=False) as answer:
                 data = await _bounded_body(answer)
                 status, headers, content_type = answer.status, answer.headers, answer.content_type
         except TimeoutError:
@@ -169,6 +148,8 @@ class HostedBackend:
                 ),
                 timeout=aiohttp.ClientTimeout(total=self._endpoint.timeout, sock_connect=10.0),
                 proxy=environment_proxy(self._url),
+                headers=self._headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
 
