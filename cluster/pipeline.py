@@ -69,7 +69,7 @@ def scored_rows(plan: RunPlan, blocks: Sequence[Block], signal: Any) -> Iterator
             return
         if alone and not rows and len(missing) > MOST_DEADLY:
             raise RunFailed("every worker that is started fails or dies: see the Ray logs of its actors")
-        log.warning("blocks_lost run=%s blocks=%d", plan.run_id, len(lost))
+        log.warning("blocks_lost", extra={"run_id": plan.run_id, "blocks": len(lost)})
         deadly = [block for block in lost if len(block) == 1] if alone else []
         if deadly:
             yield _worker_died(plan, deadly)
@@ -150,7 +150,7 @@ def _graph(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool) 
             ray.data.from_items(block_batch(blocks), override_num_blocks=len(blocks))
             .map_batches(
                 Generate,
-                batch_size=None,
+                batch_size=1,  # a row is a block of ours; with a GPU asked for, Ray wants it said
                 fn_constructor_args=(plan, signal),
                 compute=generate,
                 num_cpus=ACTOR_CPUS,

@@ -1,33 +1,34 @@
 """transformers behind the port: any device, batches of similar length padded on the left, one thread that generates.
 
 The engine for a model that vLLM does not run or a device that it does not know. Sampling is done here rather than by
-`generate`, so that every row draws from a generator of its own: a seeded request gets the same answer in any batch.
+`generate`, so that every row has a noise of its own: a seeded request gets the same answer in any batch, on any device.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from actors.engines.common import (
-    Sampling,
     check_keys,
     check_model_path,
     engine_failed,
     failed,
+    is_out_of_memory,
     model_defaults,
     not_loaded,
     one_line,
     rendered,
     sampling_from,
 )
+from actors.engines.sampling import Ending, Job, Sampler
 from evalservice.errors import EngineUnavailable, InvalidInput
 from evalservice.records import ChatRequest, Completion
 
@@ -40,11 +41,15 @@ UNBOUNDED = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The engine options of one model. device: auto is cuda, then mps, then cpu. dtype: auto is float32 on a CPU."""
+    """The engine options of one model.
+
+    device: auto is cuda, then mps, then cpu. dtype: auto is float32 on a CPU, else the checkpoint's own. batch_size:
+    unset it is 128 on a CUDA device, else 32.
+    """
 
     device: str = "auto"
     dtype: str = "auto"
-    batch_size: int = 32
+    batch_size: int | None = None
     max_model_len: int | None = None
     revision: str | None = None
     attn_implementation: str | None = None
@@ -65,18 +70,11 @@ def check_engine(engine: Mapping[str, Any]) -> Options:
     return options
 
 
-@dataclass(slots=True)
-class _Job:
-    """One request ready to generate: its place in the call, its prompt, how many tokens it may have."""
-
-    index: int
-    tokens: list[int]
-    sampling: Sampling
-    limit: int
-
-
 class TransformersBackend:
-    """See `actors.backend.Backend`. model: folder or hub name. engine: see `Options`."""
+    """See `actors.backend.Backend`. `complete` raises EngineUnavailable only when the device itself is lost.
+
+    model: folder or hub name. engine: see `Options`.
+    """
 
     def __init__(self, model: str, engine: Mapping[str, Any] | None = None) -> None:
         options = check_engine(engine or {})
@@ -97,7 +95,9 @@ class TransformersBackend:
             raise not_loaded("transformers", model, error) from error
         config = self._model.config
         self._context = min(_context(config, self._tokenizer), options.max_model_len or UNBOUNDED)
-        self._batch_size = options.batch_size
+        self._batch_size = options.batch_size or (128 if self._device.startswith("cuda") else 32)
+        self._most_tokens = UNBOUNDED
+        self._last_tokens: dict[tuple[str, ...], dict[int, bool]] = {}
         self._absolute_positions = not any(
             hasattr(config, n) for n in ("rope_theta", "rope_parameters", "rope_scaling")
         )
@@ -116,7 +116,7 @@ class TransformersBackend:
         run = asyncio.get_running_loop().run_in_executor
         jobs = []
         for index, prepared in enumerate(await run(self._thread, self._prepared, requests, stop)):
-            if isinstance(prepared, _Job):
+            if isinstance(prepared, Job):
                 jobs.append(replace(prepared, index=index))
             else:
                 results[index] = prepared
@@ -132,15 +132,14 @@ class TransformersBackend:
         """Wait for the batch under way and give the model's memory back."""
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
         self.__dict__.pop("_model", None)
-        if self._device.startswith("cuda"):
-            self._torch.cuda.empty_cache()
+        self._free()
 
     # What follows runs in the engine's thread.
 
-    def _prepared(self, requests: Sequence[ChatRequest], stop: asyncio.Event) -> list[_Job | Completion | None]:
+    def _prepared(self, requests: Sequence[ChatRequest], stop: asyncio.Event) -> list[Job | Completion | None]:
         return [None if stop.is_set() else self._job(request) for request in requests]
 
-    def _job(self, request: ChatRequest) -> _Job | Completion:
+    def _job(self, request: ChatRequest) -> Job | Completion:
         try:
             sampling = sampling_from(request.sampling, self._defaults)
         except InvalidInput as error:
@@ -149,36 +148,61 @@ class TransformersBackend:
         if isinstance(tokens, Completion):
             return tokens
         room = self._context - len(tokens)
-        return _Job(0, tokens, sampling, min(sampling.max_tokens or room, room))
+        return Job(0, tokens, sampling, min(sampling.max_tokens or room, room))
 
-    def _batches(self, jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
-        """Jobs of equal sampling but for the seed, longest first so that a lack of memory shows at once."""
-        groups: dict[Any, list[_Job]] = {}
+    def _batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+        """Jobs of equal sampling but for the seed, longest first so that a lack of memory shows at once.
+
+        What had no room in memory is not tried again: later batches are smaller than it was.
+        """
+        groups: dict[Any, list[Job]] = {}
         for job in jobs:
             limit = job.limit if self._absolute_positions else None
             groups.setdefault((replace(job.sampling, seed=None), limit), []).append(job)
         for group in groups.values():
             group.sort(key=lambda job: len(job.tokens), reverse=True)
-            for start in range(0, len(group), self._batch_size):
-                yield group[start : start + self._batch_size]
+            start = 0
+            while start < len(group):
+                size = min(self._batch_size, max(1, self._most_tokens // _tokens_of(group[start])))
+                yield group[start : start + size]
+                start += size
 
-    def _answered(self, batch: Sequence[_Job]) -> list[Completion]:
+    def _answered(self, batch: Sequence[Job]) -> list[Completion]:
         """The batch's completions; if it fails its halves are tried, so that only the culprit fails."""
         started = time.perf_counter()
         try:
             rows, stopped = self._generate(batch)
         except Exception as error:
+            self._prove_alive(error)
             if len(batch) == 1:
                 return [engine_failed(self.model, error)]
-            middle = len(batch) // 2
-            return [*self._answered(batch[:middle]), *self._answered(batch[middle:])]
-        latency_ms, now = (time.perf_counter() - started) * 1000.0, datetime.now(UTC)
-        return [
-            replace(self._completion(job, row, at), latency_ms=latency_ms, executed_at=now)
-            for job, row, at in zip(batch, rows, stopped, strict=True)
-        ]
+            if is_out_of_memory(error):
+                self._most_tokens = min(self._most_tokens, max(map(_tokens_of, batch)) * len(batch) // 2)
+        else:
+            latency_ms, now = (time.perf_counter() - started) * 1000.0, datetime.now(UTC)
+            return [
+                replace(self._completion(job, row, at), latency_ms=latency_ms, executed_at=now)
+                for job, row, at in zip(batch, rows, stopped, strict=True)
+            ]
+        self._free()  # not sooner: the error holds the frames of `generate`, and they the memory of the whole batch
+        middle = len(batch) // 2
+        return [*self._answered(batch[:middle]), *self._answered(batch[middle:])]
 
-    def _generate(self, batch: Sequence[_Job]) -> tuple[list[list[int]], list[int | None]]:
+    def _prove_alive(self, error: Exception) -> None:
+        """Raise EngineUnavailable if the device answers nothing any more, as after an error inside a CUDA kernel."""
+        if is_out_of_memory(error):
+            return
+        try:
+            self._torch.ones(1, device=self._device).item()
+        except Exception:
+            raise EngineUnavailable(f"the engine of model {self.model} failed: {one_line(error)}") from error
+
+    def _free(self) -> None:
+        gc.collect()
+        if self._device.startswith("cuda"):
+            self._torch.cuda.empty_cache()
+
+    def _generate(self, batch: Sequence[Job]) -> tuple[list[list[int]], list[int | None]]:
         """New token ids of every row, and the length at which a stop string appeared."""
         torch = self._torch
         width = max(len(job.tokens) for job in batch)
@@ -187,7 +211,9 @@ class TransformersBackend:
         mask = [[0] * n + [1] * len(job.tokens) for n, job in zip(padding, batch, strict=True)]
         ids = torch.tensor(rows, device=self._device)
         attention = torch.tensor(mask, device=self._device)
-        ending = _Ending(torch, self._tokenizer.decode, width, batch)
+        stops = batch[0].sampling.stop
+        lasts = self._last_tokens.setdefault(stops, {}) if stops else {}
+        ending = Ending(torch, self._tokenizer.decode, width, batch, self._device, lasts)
         with torch.inference_mode():
             output = self._model.generate(
                 input_ids=ids,
@@ -197,13 +223,13 @@ class TransformersBackend:
                 max_new_tokens=max(job.limit for job in batch),
                 eos_token_id=self._ends or None,
                 pad_token_id=self._pad,
-                logits_processor=[_Sampler(torch, batch, attention, self._ends)],
+                logits_processor=[Sampler(torch, batch, attention, self._ends)],
                 stopping_criteria=[ending],
                 **NEUTRAL,
             )
         return output[:, width:].tolist(), ending.lengths
 
-    def _completion(self, job: _Job, row: list[int], stopped: int | None) -> Completion:
+    def _completion(self, job: Job, row: list[int], stopped: int | None) -> Completion:
         ended = next((n for n, token in enumerate(row) if token in self._ends), None)
         length = min(job.limit, len(row), UNBOUNDED if ended is None else ended + 1, stopped or UNBOUNDED)
         text = self._tokenizer.decode(row[:length], skip_special_tokens=True)
@@ -219,86 +245,7 @@ class TransformersBackend:
 
 
 NEUTRAL: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
-"""What `generate` is told, whatever the model's generation config says: `_Sampler` does it all."""
-
-
-class _Sampler:
-    """A logits processor that leaves the token to be chosen as the largest: penalties, filters, a row's own noise.
-
-    Adding Gumbel noise to log probabilities and taking the largest is the same as drawing from them.
-    """
-
-    def __init__(self, torch: Any, batch: Sequence[_Job], attention: Any, ends: Sequence[int]) -> None:
-        self._torch, self._attention, self._ends = torch, attention, list(ends)
-        self._sampling = batch[0].sampling
-        self._width = attention.shape[1]
-        self._generators = [
-            torch.Generator().manual_seed(_fresh_seed() if job.sampling.seed is None else job.sampling.seed)
-            for job in batch
-        ]
-
-    def __call__(self, ids: Any, scores: Any) -> Any:
-        sampling = self._sampling
-        scores = self._penalised(ids, scores.float())
-        if ids.shape[1] - self._width < sampling.min_tokens and self._ends:
-            scores[:, self._ends] = -float("inf")
-        return scores if sampling.greedy else self._noisy(self._filtered(scores / sampling.temperature))
-
-    def _penalised(self, ids: Any, scores: Any) -> Any:
-        torch, sampling = self._torch, self._sampling
-        if sampling.repetition_penalty != 1.0:
-            seen = torch.zeros_like(scores)
-            seen.scatter_add_(1, ids[:, : self._width], self._attention.to(scores.dtype))
-            seen.scatter_add_(1, ids[:, self._width :], torch.ones_like(ids[:, self._width :], dtype=scores.dtype))
-            penalty = sampling.repetition_penalty
-            scores = torch.where(seen > 0, torch.where(scores > 0, scores / penalty, scores * penalty), scores)
-        if sampling.presence_penalty or sampling.frequency_penalty:
-            new = ids[:, self._width :]
-            counts = torch.zeros_like(scores).scatter_add_(1, new, torch.ones_like(new, dtype=scores.dtype))
-            scores = scores - sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
-        return scores
-
-    def _filtered(self, scores: Any) -> Any:
-        torch, sampling, none = self._torch, self._sampling, -float("inf")
-        if 0 < sampling.top_k < scores.shape[1]:
-            scores = scores.masked_fill(scores < scores.topk(sampling.top_k).values[:, -1:], none)
-        if sampling.min_p > 0:
-            shares = scores.softmax(-1)
-            scores = scores.masked_fill(shares < sampling.min_p * shares.amax(-1, keepdim=True), none)
-        if sampling.top_p < 1:
-            ordered, order = scores.sort(descending=True)
-            shares = ordered.softmax(-1)
-            dropped = torch.zeros_like(scores, dtype=torch.bool)
-            dropped.scatter_(1, order, shares.cumsum(-1) - shares >= sampling.top_p)
-            scores = scores.masked_fill(dropped, none)
-        return scores
-
-    def _noisy(self, scores: Any) -> Any:
-        torch = self._torch
-        noise = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=g) for g in self._generators])
-        return scores - noise.to(scores.device).log()
-
-
-class _Ending:
-    """A stopping criterion that ends a row at its own limit or at a stop string, and remembers where."""
-
-    def __init__(self, torch: Any, decode: Callable[..., str], width: int, batch: Sequence[_Job]) -> None:
-        self._torch, self._decode, self._width = torch, decode, width
-        self._stops = batch[0].sampling.stop
-        self._tail = 4 * max((len(stop) for stop in self._stops), default=0) + 4
-        self._limits = torch.tensor([job.limit for job in batch])
-        self.lengths: list[int | None] = [None] * len(batch)
-
-    def __call__(self, ids: Any, scores: Any, **_: Any) -> Any:
-        new = ids[:, self._width :]
-        done = self._limits.to(ids.device) <= new.shape[1]
-        if self._stops:
-            for row, tokens in enumerate(new[:, -self._tail :].tolist()):
-                if self.lengths[row] is None and any(s in self._decode(tokens) for s in self._stops):
-                    self.lengths[row] = new.shape[1]
-            found = [length is not None for length in self.lengths]
-            done = done | self._torch.tensor(found, device=ids.device)
-        return done
+"""What `generate` is told, whatever the model's generation config says: `Sampler` does it all."""
 
 
 def _import_engine() -> tuple[Any, Any]:
@@ -341,11 +288,12 @@ def _context(config: Any, tokenizer: Any) -> int:
     return min(next((n for n in named if isinstance(n, int)), UNBOUNDED), int(tokenizer.model_max_length))
 
 
+def _tokens_of(job: Job) -> int:
+    """The most tokens that a row's place in memory is needed for."""
+    return len(job.tokens) + job.limit
+
+
 def _as_list(value: int | Sequence[int] | None) -> list[int]:
     if value is None:
         return []
     return [value] if isinstance(value, int) else list(value)
-
-
-def _fresh_seed() -> int:
-    return random.SystemRandom().getrandbits(63)
