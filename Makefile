@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install demo test lint perf clean
+.PHONY: install demo test lint perf dist clean
 
 install: $(VENV)/.core
 
@@ -22,8 +22,14 @@ lint: $(VENV)/.test
 perf: $(VENV)/.test $(VENV)/.engine
 	$(VENV)/bin/python -m tests.perf
 
+# What a cluster installs: the code as a wheel, and the versions that it was tested with.
+dist: $(VENV)/.venv
+	rm -rf dist build
+	$(VENV)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	cp constraints.txt dist/
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist *.egg-info
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)

@@ -27,6 +27,7 @@ from sqlalchemy import Engine
 
 from actors.plan import RunPlan
 from actors.signal import RunSignal
+from cluster.meter import RunMeter, reporting
 from cluster.pipeline import scored_rows
 from evalservice.catalog.blocks import plan_blocks
 from evalservice.catalog.snapshots import open_snapshot
@@ -103,20 +104,33 @@ def drive(job: Drive, stop: Stop) -> EvaluationRun:
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     signal = ray.remote(RunSignal).options(num_cpus=0, max_concurrency=100_000, scheduling_strategy=here).remote()
+    meter = RunMeter(str(job.organization_id), job.plan.platform)
     try:
-        with _watched(job, stop, signal):
-            progress = _store_all(job, stop, signal)
-            return _close(job, stop, progress)
-    except (LeaseLost, DatabaseUnavailable, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        _close_failed(job, error)
-        raise
+        with reporting(meter, str(job.lease.run_id), signal):
+            run = _drive(job, stop, signal, meter)
+            meter.ended(run.status)
+            return run
     finally:
         _tell(signal, "stopped")
 
 
-def _store_all(job: Drive, stop: Stop, signal: Any) -> Progress:
+def _drive(job: Drive, stop: Stop, signal: Any, meter: RunMeter) -> EvaluationRun:
+    try:
+        with _watched(job, stop, signal):
+            progress = _store_all(job, stop, signal, meter)
+            return _close(job, stop, progress)
+    except LeaseLost:
+        meter.lease_lost()
+        raise
+    except (DatabaseUnavailable, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        _close_failed(job, error)
+        meter.ended("failed")
+        raise
+
+
+def _store_all(job: Drive, stop: Stop, signal: Any, meter: RunMeter) -> Progress:
     run_id = job.lease.run_id
     with tenant_transaction(job.engine, job.organization_id) as session:
         settled = settled_mask(session, run_id, job.total)
@@ -130,8 +144,9 @@ def _store_all(job: Drive, stop: Stop, signal: Any) -> Progress:
     blocks = plan_blocks(job.total, job.plan.block_rows, settled)
     if not blocks:
         return progress
+    meter.planned(sum(map(len, blocks)), job.plan.block_rows)
     for rows in scored_rows(job.plan, blocks, signal):
-        _store(job, rows, stop, signal, progress)
+        _store(job, rows, stop, signal, progress, meter)
         job.on_progress(progress)
         if stop.reason == "lease_lost":
             raise LeaseLost(f"run {run_id}: this driver's lease was taken over; it writes nothing more")
@@ -147,20 +162,22 @@ def _hopeless(errors: Counter[str]) -> int:
     return sum(count for kind, count in errors.items() if kind in HOPELESS_KINDS)
 
 
-def _store(job: Drive, rows: pa.Table, stop: Stop, signal: Any, progress: Progress) -> None:
+def _store(job: Drive, rows: pa.Table, stop: Stop, signal: Any, progress: Progress, meter: RunMeter) -> None:
     """Store one block. While Postgres is away the actors are paused: nothing may be answered that cannot be kept."""
     deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
     paused = False
     while True:
+        started = time.monotonic()
         try:
             with tenant_transaction(job.engine, job.organization_id) as session:
                 stored = store_results(session, job.lease, job.organization_id, rows)
+            seconds = time.monotonic() - started
             break
         except DatabaseUnavailable:
             if time.monotonic() > deadline:
                 raise
             if not paused:
-                log.warning("database_away run=%s", job.lease.run_id)
+                log.warning("database_away", extra={"run_id": job.lease.run_id})
                 _tell(signal, "paused")
                 paused = True
             time.sleep(POLL_SECONDS)
@@ -169,9 +186,11 @@ def _store(job: Drive, rows: pa.Table, stop: Stop, signal: Any, progress: Progre
             raise
     if paused:
         _tell(signal, "running")
+    cost = sum((Decimal(cost) for cost in rows.column("cost").to_pylist() if cost), Decimal(0))
+    meter.stored(rows, cost, seconds)
     progress.completed += stored.completed
     progress.failed += stored.failed
-    progress.cost += sum((Decimal(cost) for cost in rows.column("cost").to_pylist() if cost), Decimal(0))
+    progress.cost += cost
     failures = rows.filter(pc.invert(rows.column("success")))
     progress.errors.update(failures.column("error_kind").to_pylist())
     if len(failures) and not progress.first_error:
@@ -215,7 +234,7 @@ def _watch(job: Drive, stop: Stop, signal: Any, done: threading.Event) -> None:
                 _tell(signal, "stopped")
             return
         except Exception as error:  # this thread must go on: it is the one that keeps the lease and hears Ctrl-C
-            log.warning("lease_not_renewed run=%s error=%s", job.lease.run_id, error)
+            log.warning("lease_not_renewed", extra={"run_id": job.lease.run_id, "error": error})
         if told:
             done.wait(POLL_SECONDS)
         else:

@@ -23,6 +23,7 @@ from typing import get_args
 
 from cluster.driver import Drive, Progress, Stop, drive
 from cluster.launch import drive_of, give_up, rescore_claimed
+from cluster.observability import log_as_json
 from cluster.runtime import Platform, open_platform, read_service_settings, start_ray, stop_ray
 from cluster.waiting import wait_for_gpus
 from evalservice.database import tenant_transaction
@@ -45,10 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("attempt", type=int)
     parser.add_argument("work", choices=get_args(Kind))
     given = parser.parse_args(arguments)
-    logging.basicConfig(
-        stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    about = {"run_id": str(given.run), "organization_id": str(given.organization), "attempt": str(given.attempt)}
+    log_as_json(lambda: about, stream=sys.stdout)
     stop = Stop()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.request("stopped"))
     lease = Lease(given.run, given.owner, given.attempt, keeps_status=given.work != "run")
@@ -56,7 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
         with open_platform(read_service_settings()) as opened:
             return _run(replace(opened, organization_id=given.organization), lease, given.work, stop)
     except EvalserviceError as error:
-        log.error('run_left run=%s code=%s error="%s"', given.run, error.code, error.message)
+        log.error("run_left", extra={"code": error.code, "error": error.message})
+        return 1
+    except Exception as error:
+        log.exception("driver_crashed", extra={"error": f"{type(error).__name__}: {error}"})
         return 1
 
 
@@ -67,10 +69,7 @@ def _run(platform: Platform, lease: Lease, work: Kind, stop: Stop) -> int:
             lease = hand_over(session, lease, driver_name())
             run = session.get_one(EvaluationRun, lease.run_id)
             names = run.provenance["model"]["name"], run.provenance["benchmark"]["name"]
-        log.info(
-            'run_started run=%s organization=%s attempt=%d work=%s model="%s" benchmark="%s"',
-            *(lease.run_id, platform.organization_id, lease.attempt, work, *names),
-        )
+        log.info("run_started", extra={"work": work, "model": names[0], "benchmark": names[1]})
         ended = rescore_claimed(platform, lease) if work == "rescore" else _drive(platform, lease, stop)
     except (DatabaseUnavailable, LeaseLost):
         raise  # nothing can be written now: the supervisor starts the run again, or somebody else drives it
@@ -80,15 +79,22 @@ def _run(platform: Platform, lease: Lease, work: Kind, stop: Stop) -> int:
     finally:
         stop_ray()
     log.info(
-        'run_ended run=%s status=%s completed=%d failed=%d total=%d cost=%s seconds=%.1f error="%s"',
-        *(ended.id, ended.status, ended.completed_test_cases, ended.failed_test_cases, ended.total_test_cases),
-        *(ended.total_cost, ended.duration_seconds or 0.0, ended.error_message),
+        "run_ended",
+        extra={
+            "status": ended.status,
+            "completed": ended.completed_test_cases,
+            "failed": ended.failed_test_cases,
+            "total": ended.total_test_cases,
+            "cost": ended.total_cost,
+            "seconds": ended.duration_seconds,
+            "error": ended.error_message,
+        },
     )
     return 0 if work != "run" or ended.status in ("completed", "cancelled") else 1
 
 
 def _drive(platform: Platform, lease: Lease, stop: Stop) -> EvaluationRun:
-    with _reported(lease) as on_progress:
+    with _reported() as on_progress:
         job = drive_of(platform, lease, on_progress)
         return drive(replace(job, until_possible=lambda asked: _wait(job, asked)), stop)
 
@@ -104,19 +110,19 @@ def _wait(job: Drive, stop: Stop) -> None:
 def _close_failed(platform: Platform, lease: Lease, error: BaseException) -> None:
     """What `drive` raised it has closed itself; this is for what fails before and beside it."""
     message = error.message if isinstance(error, EvalserviceError) else f"{type(error).__name__}: {error}"
-    log.error('run_failed run=%s error="%s"', lease.run_id, message)
+    log.error("run_failed", extra={"error": message})
     try:
         give_up(platform, lease, message[:2000])
     except EvalserviceError as other:
-        log.info("run_not_closed run=%s code=%s", lease.run_id, other.code)
+        log.info("run_not_closed", extra={"code": other.code})
 
 
 @contextmanager
-def _reported(lease: Lease) -> Iterator[Callable[[Progress], None]]:
+def _reported() -> Iterator[Callable[[Progress], None]]:
     """A function that takes the latest progress; a thread logs it every few seconds."""
     latest: deque[Progress] = deque(maxlen=1)
     done = threading.Event()
-    thread = threading.Thread(target=_report, args=(lease, latest, done), name="progress", daemon=True)
+    thread = threading.Thread(target=_report, args=(latest, done), name="progress", daemon=True)
     thread.start()
     try:
         yield latest.append
@@ -125,7 +131,7 @@ def _reported(lease: Lease) -> Iterator[Callable[[Progress], None]]:
         thread.join()
 
 
-def _report(lease: Lease, latest: deque[Progress], done: threading.Event) -> None:
+def _report(latest: deque[Progress], done: threading.Event) -> None:
     before, at = None, time.monotonic()
     while not done.wait(PROGRESS_SECONDS):
         # Brings scipy, which the end needs: a run that is stopped has three seconds to close.
@@ -136,10 +142,15 @@ def _report(lease: Lease, latest: deque[Progress], done: threading.Event) -> Non
         progress, now = latest[0], time.monotonic()
         count = progress.completed + progress.failed
         log.info(
-            "run_progress run=%s completed=%d failed=%d total=%d rate=%.1f/s cost=%s errors=%s",
-            *(lease.run_id, progress.completed, progress.failed, progress.total),
-            *((count - (count if before is None else before)) / (now - at), progress.cost),
-            dict(progress.errors.most_common(3)),
+            "run_progress",
+            extra={
+                "completed": progress.completed,
+                "failed": progress.failed,
+                "total": progress.total,
+                "per_second": round((count - (count if before is None else before)) / (now - at), 1),
+                "cost": progress.cost,
+                "errors": dict(progress.errors.most_common(3)),
+            },
         )
         before, at = count, now
 

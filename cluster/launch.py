@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -14,68 +12,23 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from actors.blocks import GENERATED, case_json, dump, generated_table
-from actors.engines import check_here, check_options
-from actors.plan import RunPlan
-from actors.providers.hosted import environment_proxy
 from actors.score import Score
 from cluster.driver import Drive, Progress, Stop, drive, lease_patience
+from cluster.planning import plan_of
 from cluster.runtime import Platform, start_ray
-from evalservice.addresses import check_base_url, is_refused
 from evalservice.catalog.blocks import plan_blocks, read_block
 from evalservice.catalog.criteria import EvaluationCriteria
-from evalservice.catalog.model_config import ENGINES, OPENAI_URL, ModelConfig
 from evalservice.catalog.snapshots import open_snapshot
-from evalservice.errors import DatabaseUnavailable, InvalidTransition, LeaseHeld, LeaseLost, ProviderUnreachable
-from evalservice.lookup import find
-from evalservice.organizations.secrets import origin_of
-from evalservice.organizations.service import open_credential
-from evalservice.pricing import Price
+from evalservice.errors import DatabaseUnavailable, InvalidTransition, LeaseHeld, LeaseLost
 from evalservice.records import TestCase
 from evalservice.runs.lifecycle import ENDED, Lease, claim, claim_completed, driver_name, lease_state, reopen
 from evalservice.runs.queue import retryable_failures
 from evalservice.runs.results import store_scores
 from evalservice.runs.scorers import scorers_of
-from evalservice.runs.service import NewRun, configuration_hash, create_run, get_run, run_config
-from evalservice.settings import Settings
-from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationResult, EvaluationRun, Model
+from evalservice.runs.service import configuration_hash, get_run
+from evalservice.tables import EvaluationDataset, EvaluationResult, EvaluationRun
 
-DEFAULT_CONCURRENCY = 64
-CONNECT_SECONDS = 5.0
 OnProgress = Callable[[Progress], None]
-
-
-def new_run(
-    platform: Platform,
-    *,
-    model: str,
-    benchmark: str,
-    config: Mapping[str, object],
-    limit: int | None = None,
-    max_concurrency: int | None = None,
-    name: str = "",
-    priority: int = 0,
-    owner: str | None = None,
-) -> tuple[uuid.UUID, Lease | None]:
-    """Check all that can be checked, write the run, and claim it for `owner` in the same transaction.
-
-    Without an owner it stays pending. Raises NotFound, InvalidInput, ProviderUnreachable, EngineUnavailable.
-    """
-    with platform.transaction() as session:
-        found_model = find(session, Model, model, "model")
-        found_benchmark = find(session, BenchmarkSuite, benchmark, "benchmark")
-        new = NewRun(
-            found_model,
-            found_benchmark,
-            ModelConfig.parse("config", config),
-            limit,
-            max_concurrency,
-            name,
-            priority,
-        )
-        check_new_run(platform.settings, found_model, found_benchmark, new.config)
-        run = create_run(session, platform.organization_id, new, user_id=platform.user_id)
-        plan_of(platform, session, run)  # the credential opens, the configuration holds together
-        return run.id, claim(session, run.id, owner) if owner else None
 
 
 def run_claimed(platform: Platform, lease: Lease, stop: Stop, on_progress: OnProgress) -> EvaluationRun:
@@ -141,80 +94,6 @@ def _claim_any(session: Session, run_id: uuid.UUID, status: str, owner: str) -> 
     if status in ("failed", "cancelled"):
         reopen(session, run_id)
     return claim(session, run_id, owner)
-
-
-def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan:
-    """What the run's workers need. Raises Conflict when the model's credential cannot be decrypted here."""
-    model = session.get_one(Model, run.model_id)
-    dataset = session.get_one(EvaluationDataset, run.dataset_id)
-    criteria = EvaluationCriteria.model_validate(run.provenance["criteria"])
-    config = run_config(model, criteria, ModelConfig.parse("config", run.model_config))
-    private = platform.settings.private_addresses is not False
-    if model.base_url:
-        check_base_url(model.base_url, private=private)
-    key = None
-    if model.credential_id is not None:
-        origin = origin_of(model.base_url or OPENAI_URL)
-        key = open_credential(session, platform.box, run.organization_id, model.credential_id, origin)
-    price = None
-    if model.input_price_per_million is not None and model.output_price_per_million is not None:
-        price = Price(model.input_price_per_million, model.output_price_per_million)
-    return RunPlan(
-        run_id=str(run.id),
-        title=f"{model.name} × {run.provenance['benchmark']['name']}",
-        snapshot_uri=dataset.snapshot_uri,
-        criteria=run.provenance["criteria"],
-        platform=model.platform,
-        model_id=model.platform_model_id,
-        concurrency=int(run.evaluation_config.get("max_concurrency", DEFAULT_CONCURRENCY)),
-        base_url=model.base_url,
-        api_key=key,
-        price=price,
-        config=config.set_values(),
-        seed=criteria.seed,
-        total=run.total_test_cases,
-        private_addresses=private,
-    )
-
-
-def check_new_run(settings: Settings, model: Model, benchmark: BenchmarkSuite, own: ModelConfig) -> None:
-    """Refuse early what cannot work: nobody listens at the model's address, or its engine is not installed here.
-
-    Raises ProviderUnreachable, EngineUnavailable, InvalidInput.
-    """
-    if model.platform in ENGINES:
-        config = run_config(model, EvaluationCriteria.model_validate(benchmark.evaluation_criteria), own)
-        check_options(model.platform, config.engine or {}, config.sampling())
-        if not settings.ray_address:
-            check_here(model.platform, model.platform_model_id)
-        return
-    if settings.ray_address:
-        return  # the cluster's network is not this machine's
-    url = model.base_url or OPENAI_URL
-    origin = urlsplit(origin_of(environment_proxy(url) or url))
-    assert origin.hostname is not None
-    try:
-        _connect(origin.hostname, origin.port or 443, private=settings.private_addresses is not False)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ProviderUnreachable(
-            f"base_url: {model.base_url or OPENAI_URL!r} of model {model.name!r} does not answer ({reason}): "
-            "start the server, or correct the address"
-        ) from None
-
-
-def _connect(host: str, port: int, *, private: bool) -> None:
-    """Raises OSError when nobody answers, or only at addresses that are not reached."""
-    found = [entry[4][0] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    allowed = [str(address) for address in found if not is_refused(str(address), private=private)]
-    failure = OSError("it resolves only to addresses that are not reached")
-    for address in allowed:
-        try:
-            socket.create_connection((address, port), CONNECT_SECONDS).close()
-            return
-        except OSError as error:
-            failure = error
-    raise failure
 
 
 def rescore(platform: Platform, reference: str) -> EvaluationRun:

@@ -46,7 +46,7 @@ class Periodic:
                 try:
                     chore.function()
                 except Exception:
-                    log.exception("chore_failed chore=%s", getattr(chore.function, "__qualname__", chore.function))
+                    log.exception("chore_failed", extra={"chore": getattr(chore.function, "__qualname__", "")})
                 chore.due = time.monotonic() + chore.seconds
             soonest = min((chore.due for chore in self._chores), default=time.monotonic() + 1.0)
             self._stop.wait(min(1.0, max(0.05, soonest - time.monotonic())))

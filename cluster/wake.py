@@ -24,5 +24,5 @@ def wake_on_work(engine: Engine, wake: threading.Event, stop: threading.Event) -
                     for _ in connection.notifies(timeout=1.0, stop_after=1):
                         wake.set()
         except Exception as error:
-            log.warning("supervisor_deaf error=%s", error)
+            log.warning("supervisor_deaf", extra={"error": error})
             stop.wait(RETRY_SECONDS)

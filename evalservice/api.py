@@ -44,8 +44,8 @@ ROUTERS = (
 )
 
 
-def create_app(wiring: Wiring) -> FastAPI:
-    """The application over these parts."""
+def create_app(wiring: Wiring, *, raise_faults: bool = False) -> FastAPI:
+    """The application over these parts. raise_faults: a fault of ours is raised to the server and not answered."""
     app = FastAPI(
         title="evalservice",
         version="1",
@@ -63,9 +63,13 @@ def create_app(wiring: Wiring) -> FastAPI:
     app.include_router(version)
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=1)
     app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES, unlimited=("/v1/dataset-files/",))
-    app.add_middleware(RequestLog, on_fault=internal_problem)
+    app.add_middleware(RequestLog, on_fault=_raised if raise_faults else internal_problem, on_request=wiring.on_request)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
+
+
+def _raised(fault: Exception) -> Response:
+    raise fault
 
 
 def _document(app: FastAPI) -> dict[str, object]:

@@ -18,7 +18,8 @@
     │   ├── SchemaBehind                 schema-behind         503    1
     │   ├── ProviderUnreachable          provider-unreachable  503    1
     │   ├── EngineUnavailable            engine-unavailable    503    1
-    │   └── ClusterUnavailable           cluster-unavailable   503    1
+    │   ├── ClusterUnavailable           cluster-unavailable   503    1
+    │   └── ServiceUnreachable           service-unreachable   503    1   nothing answers at EVALSERVICE_URL
     ├── StorageFailed                    storage-failed        507    1   full disk, unreachable data root
     └── RunFailed                        run-failed            500    1
 
@@ -28,7 +29,7 @@ what is accepted, what to do next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -211,6 +212,12 @@ class ClusterUnavailable(Unavailable):
     code = "cluster-unavailable"
 
 
+class ServiceUnreachable(Unavailable):
+    """The service that the client was told of does not answer, or something else answers there."""
+
+    code = "service-unreachable"
+
+
 class StorageFailed(EvalserviceError):
     """The data root cannot be written or read."""
 
@@ -222,3 +229,29 @@ class RunFailed(EvalserviceError):
     """A run ended without a usable measurement."""
 
     code = "run-failed"
+
+
+def error_of(problem: Mapping[str, Any], status: int) -> EvalserviceError:
+    """The error that a problem document tells of, of the class that raised it where that is known."""
+    code = str(problem.get("type", "")).rpartition("/")[2]
+    message = str(problem.get("detail") or problem.get("title") or f"HTTP {status}")
+    if code == "internal":
+        message = f"the service failed (request {problem.get('request_id') or 'unknown'}): its log has the rest"
+    kind = next((kind for kind in _kinds(EvalserviceError) if kind.code == code), None)
+    if kind is None:
+        kind = InvalidInput if status in (400, 405, 413, 422) else EvalserviceError
+    error = kind.__new__(kind)
+    EvalserviceError.__init__(error, message)
+    if isinstance(error, InvalidInput):
+        error.field, error.value = str(problem.get("field", "")), None
+        error.accepted = str(problem.get("accepted", ""))
+    if isinstance(error, InvalidRecords):
+        records = [BadRecord(r["line"], r["field"], r["problem"]) for r in problem.get("records", [])]
+        error.bad, error.total = tuple(records), int(problem.get("total", len(records)))
+    return error
+
+
+def _kinds(kind: type[EvalserviceError]) -> Iterator[type[EvalserviceError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _kinds(below)

@@ -37,6 +37,7 @@ FUNCTIONS = (
     "evalservice_add_member(uuid, text, text, text, text)",
     "evalservice_due_rollups()",
     "evalservice_claim_work(text, integer)",
+    "evalservice_queue()",
 )
 """What crosses organizations, each SECURITY DEFINER with a fixed search_path."""
 

@@ -229,14 +229,22 @@ class Bench:
 
     def model(self, base_url: str, **values: Any) -> str:
         """A hosted model; gives its name, which is also what the provider calls it."""
-        from cluster.cli.common import register_model
-        from evalservice.catalog.schemas import NewModel
-
         name = self._name("model")
-        new = NewModel(name=name, platform="openai", model_id=name, base_url=base_url, **values)
-        with self.platform.transaction() as session:
-            register_model(self.platform, session, new)
-        return name
+        return self.registered({"name": name, "platform": "openai", "model_id": name, "base_url": base_url, **values})
+
+    def registered(self, model: dict[str, Any]) -> str:
+        """Register a model; gives its name."""
+        with self.client() as (client, _):
+            return str(client.post("/v1/models", model)["name"])
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[tuple[Any, Any]]:
+        """The application in this process, and what claims the runs that it makes."""
+        from cluster.local import Claims, local_client
+
+        claims = Claims(self.platform)
+        with local_client(self.platform, claims) as client:
+            yield client, claims
 
     def run(self, model: str, benchmark: str, **options: Any) -> Any:
         """Create a run and drive it to its end; gives the run."""
@@ -247,13 +255,17 @@ class Bench:
 
     def claimed(self, model: str, benchmark: str, *, owner: str = "test", **options: Any) -> Any:
         """Create a run and claim it; gives the lease."""
-        from cluster.launch import new_run
-
-        _, lease = new_run(
-            self.platform, model=model, benchmark=benchmark, config=options.pop("config", {}), owner=owner, **options
-        )
-        assert lease is not None
+        with self.client() as (client, claims):
+            claims.owner = owner
+            client.post("/v1/evaluation-runs", {"model": model, "benchmark": benchmark, **options})
+        [lease] = claims.leases.values()
         return lease
+
+    def pending(self, model: str, benchmark: str, count: int = 1, **options: Any) -> list[str]:
+        """Create runs that nobody drives; gives their ids."""
+        with self.client() as (client, _):
+            asked = {"model": model, "benchmark": benchmark, **options}
+            return [client.post("/v1/evaluation-runs", asked)["id"] for _ in range(count)]
 
     def resume(self, run_id: Any) -> Any:
         """Resume a run and drive it to its end; gives the run."""

@@ -410,6 +410,7 @@ def test_the_functions_that_cross_are_few_fixed_and_not_for_the_public(world: Wo
             "evalservice_claim_work",
             "evalservice_due_rollups",
             "evalservice_find_api_key",
+            "evalservice_queue",
             "evalservice_sweep",
         )
     ]

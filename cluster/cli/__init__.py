@@ -11,7 +11,21 @@ from typing import Any
 
 import typer
 
-from cluster.cli import benchmarks, datasets, db, demo, leaderboard, models, run, runs, up
+from cluster.cli import (
+    benchmarks,
+    credentials,
+    datasets,
+    db,
+    demo,
+    keys,
+    leaderboard,
+    members,
+    models,
+    organizations,
+    run,
+    runs,
+    up,
+)
 from cluster.cli.output import note, quiet_broken_pipe, take_stdout
 from evalservice.errors import EvalserviceError, InvalidRecords
 
@@ -31,6 +45,10 @@ app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(runs.app, name="runs")
+app.add_typer(keys.app, name="keys")
+app.add_typer(members.app, name="members")
+app.add_typer(credentials.app, name="credentials")
+app.add_typer(organizations.app, name="organizations")
 app.add_typer(db.app, name="db")
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.cli.common import Description, Json, Tags, json_object, platform
+from cluster.cli.common import Description, Json, Tags, body_of, json_object, service, tell_archived
 from cluster.cli.output import print_json, print_table, say
+from evalservice.client import path_of
 from evalservice.errors import InvalidInput
 
 app = typer.Typer(help="Benchmarks: a dataset, a prompt, scorers.", no_args_is_help=True)
@@ -56,7 +57,6 @@ def add(
     from evalservice.catalog.criteria import parse_criteria
     from evalservice.catalog.definitions import load_benchmark_yaml
     from evalservice.catalog.schemas import NewBenchmark, parse
-    from evalservice.catalog.service import add_benchmark
 
     by_option = {
         "--name": name,
@@ -117,13 +117,13 @@ def add(
             "tags": tuple(tag or ()),
         }
     new = parse(NewBenchmark, values)
-    with platform() as opened, opened.transaction() as session:
-        suite = add_benchmark(session, opened.organization_id, new, user_id=opened.user_id)
-        document = describe(suite)
+    body = {**body_of(new), "criteria": new.criteria.as_json()}
+    with service() as opened:
+        benchmark = opened.client.post(path_of("benchmarks"), body)
     if json:
-        print_json(document)
+        print_json(benchmark)
     else:
-        say(f"registered benchmark {suite.name!r} ({suite.category}) over dataset {new.dataset!r}")
+        say(f"registered benchmark {benchmark['name']!r} ({benchmark['category']}) over dataset {new.dataset!r}")
 
 
 def _scorers(names: list[str], params: str | None) -> list[Any]:
@@ -136,26 +136,23 @@ def _scorers(names: list[str], params: str | None) -> list[Any]:
 @app.command("list")
 def list_benchmarks(json: Json = False) -> None:
     """List the benchmarks, the newest first."""
-    from evalservice.catalog.service import listed
-    from evalservice.tables import BenchmarkSuite
-
-    with platform() as opened, opened.transaction() as session:
-        documents = [describe(suite) for suite in listed(session, BenchmarkSuite)]
+    with service() as opened:
+        benchmarks = list(opened.client.items(path_of("benchmarks")))
     if json:
-        print_json({"items": documents})
+        print_json({"items": benchmarks})
         return
     print_table(
         ["NAME", "VERSION", "CATEGORY", "DATASET", "SCORERS", "RUNS"],
         [
             [
-                d["name"],
-                d["version"],
-                d["category"],
-                d["dataset"],
-                ", ".join(scorer["name"] for scorer in d["evaluation_criteria"]["scorers"]),
-                d["total_evaluations"],
+                benchmark["name"],
+                benchmark["version"],
+                benchmark["category"],
+                benchmark["dataset"],
+                ", ".join(scorer["name"] for scorer in benchmark["evaluation_criteria"]["scorers"]),
+                benchmark["total_evaluations"],
             ]
-            for d in documents
+            for benchmark in benchmarks
         ],
     )
 
@@ -163,36 +160,18 @@ def list_benchmarks(json: Json = False) -> None:
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Name, name@version or id.")], json: Json = False) -> None:
     """Show a benchmark: dataset, prompt, scorers."""
-    from evalservice.lookup import find
-    from evalservice.tables import BenchmarkSuite
-
-    with platform() as opened, opened.transaction() as session:
-        document = describe(find(session, BenchmarkSuite, name, "benchmark"))
+    with service() as opened:
+        benchmark = opened.client.get(path_of("benchmarks", name))
     if json:
-        print_json(document)
+        print_json(benchmark)
         return
-    for key, value in document.items():
-        say(f"{key:>20}  {value}")
+    for key, value in benchmark.items():
+        say(f"{key:>20}  {'' if value is None else value}")
 
 
-def describe(suite: Any) -> dict[str, Any]:
-    """A benchmark as JSON."""
-    names = [
-        "id",
-        "name",
-        "description",
-        "version",
-        "category",
-        "is_standard",
-        "evaluation_criteria",
-        "scoring_methodology",
-        "tags",
-        "total_evaluations",
-        "last_used_at",
-        "created_at",
-    ]
-    return {
-        **{name: getattr(suite, name) for name in names},
-        "dataset": suite.dataset.name,
-        "metadata": suite.metadata_,
-    }
+@app.command("archive")
+def archive(name: Annotated[str, typer.Argument(help="Name, name@version or id.")], json: Json = False) -> None:
+    """Take a benchmark out of lists and new runs; one that no run hangs on is deleted."""
+    with service() as opened:
+        kept = opened.client.delete(path_of("benchmarks", name))
+    tell_archived("benchmark", name, kept, json)

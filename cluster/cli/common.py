@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,29 +15,107 @@ import orjson
 import typer
 from pydantic import SecretStr
 
-from cluster.cli.output import native_stderr_to
-from evalservice.errors import InvalidInput
+from cluster.cli.output import native_stderr_to, print_json, say
+from evalservice.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from sqlalchemy import Engine
 
+    from cluster.local import Claims
     from cluster.runtime import Platform
-    from evalservice.catalog.schemas import NewModel
-    from evalservice.tables import Model
+    from evalservice.client import Client
+    from evalservice.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="A tag; repeatable.")]
 Description = Annotated[str, typer.Option("--description", metavar="S", help="What it is, in a sentence.")]
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The application: a client of it, and what drives its runs when that is this process. Remote, the rest is None."""
+
+    client: Client
+    platform: Platform | None = None
+    claims: Claims | None = None
+
+
+@contextmanager
+def service() -> Iterator[Service]:
+    """The service at EVALSERVICE_URL, else the same application in this process."""
+    from cluster.runtime import read_settings
+
+    settings = read_settings()
+    if settings.url is not None:
+        with _remote(settings) as client:
+            yield Service(client)
+        return
+    from cluster.local import Claims, local_client
+
+    with _platform(settings) as opened:
+        claims = Claims(opened)
+        with local_client(opened, claims) as client:
+            yield Service(client, opened, claims)
+
+
+def _remote(settings: Settings) -> Client:
+    from evalservice.client import Client
+
+    assert settings.url is not None
+    if settings.api_key is None:
+        raise InvalidInput("EVALSERVICE_API_KEY", None, "set to an API key of the service at EVALSERVICE_URL: evs_…")
+    return Client(settings.url, settings.api_key)
+
+
 @contextmanager
 def platform() -> Iterator[Platform]:
-    """Postgres, open for this command."""
-    from cluster.runtime import open_platform, read_settings
+    """Postgres, open for a command that runs the service itself."""
+    from cluster.runtime import read_settings
 
-    with open_platform(read_settings()) as opened:
+    settings = read_settings()
+    if settings.url is not None:
+        raise InvalidInput("EVALSERVICE_URL", settings.url, "unset: this command works on this machine")
+    with _platform(settings) as opened:
+        yield opened
+
+
+@contextmanager
+def _platform(settings: Settings) -> Iterator[Platform]:
+    from cluster.runtime import open_platform
+
+    with open_platform(settings) as opened:
         native_stderr_to(opened.settings.home_path / "logs" / "native.log")
         yield opened
+
+
+@contextmanager
+def owners_login() -> Iterator[tuple[Settings, str]]:
+    """The environment, and the URL of the database owner's login: of DATABASE_URL, else of the embedded Postgres."""
+    from cluster.embedded import EmbeddedPostgres
+    from cluster.runtime import make_url_checked, read_settings
+
+    settings = read_settings()
+    if settings.database_url is not None:
+        yield settings, make_url_checked(settings.database_url.get_secret_value()).render_as_string(hide_password=False)
+        return
+    embedded = EmbeddedPostgres(settings.home_path)
+    try:
+        yield settings, embedded.acquire()
+    finally:
+        embedded.release()
+
+
+@contextmanager
+def owners_engine() -> Iterator[Engine]:
+    """Postgres as its owner, with the schema of this version."""
+    from evalservice.database import make_engine
+
+    with platform(), owners_login() as (_, url):
+        engine = make_engine(url, pool_size=1)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
 
 
 def json_object(field: str, text: str | None) -> dict[str, Any]:
@@ -90,10 +169,26 @@ def secret_from_environment(variable: str | None) -> SecretStr | None:
     return SecretStr(value)
 
 
-def money(value: Decimal | None) -> str:
+def body_of(new: Any) -> dict[str, Any]:
+    """What was given of an input, as JSON for the API; secrets in plain, for they are meant to arrive."""
+    body: dict[str, Any] = new.model_dump(mode="json", exclude_unset=True)
+    for name in new.model_fields_set:
+        value = getattr(new, name)
+        if isinstance(value, SecretStr):
+            body[name] = value.get_secret_value()
+    return body
+
+
+def minute(moment: str | None) -> str:
+    """A moment of the API's, to the minute, in its own time zone (UTC)."""
+    return "" if moment is None else moment[:16].replace("T", " ")
+
+
+def money(given: Decimal | str | None) -> str:
     """Dollars for people: enough digits to tell small amounts apart."""
-    if value is None:
+    if given is None:
         return ""
+    value = Decimal(given)
     return f"${value:.2f}" if value >= 1 or value == 0 else f"${value:.6f}".rstrip("0").ljust(5, "0")
 
 
@@ -109,11 +204,21 @@ def with_interval(result: dict[str, Any]) -> str:
     return text
 
 
-def register_model(opened: Platform, session: Session, new: NewModel) -> Model:
-    """Register a model as this command's user, for the platforms that are installed here."""
-    from actors.providers import hosted_platforms
-    from evalservice.catalog.model_config import ENGINES
-    from evalservice.catalog.service import add_model
+def tell_archived(kind: str, name: str, kept: dict[str, Any] | None, json: bool) -> None:
+    """Print what became of something that was to go: the API gives the document of what it kept."""
+    if json:
+        print_json({"name": name, "deleted": kept is None, "archived": kept is not None})
+    else:
+        say(f"{kind} {name!r} was " + ("deleted" if kept is None else "archived: results hang on it"))
 
-    platforms = [*hosted_platforms(), *ENGINES]
-    return add_model(session, opened.organization_id, new, opened.box, platforms=platforms, user_id=opened.user_id)
+
+def named(
+    kind: str, wanted: str, found: Iterable[dict[str, Any]], names: Callable[[dict[str, Any]], Sequence[str]]
+) -> dict[str, Any]:
+    """The one item that is called so. Raises NotFound that says what there is."""
+    known = []
+    for item in found:
+        if wanted in names(item):
+            return item
+        known.append(names(item)[0])
+    raise NotFound(kind, wanted, f"known are {', '.join(known[:20])}" if known else "there is none yet")

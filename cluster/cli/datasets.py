@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.cli.common import Description, Json, Tags, json_file, platform
+from cluster.cli.common import Description, Json, Tags, body_of, json_file, minute, service, tell_archived
 from cluster.cli.output import print_json, print_table, say
+from evalservice.client import path_of
+from evalservice.errors import EvalserviceError, InvalidInput
+
+if TYPE_CHECKING:
+    from evalservice.client import Client
+
+PIECE_BYTES = 1 << 20
 
 app = typer.Typer(
     help="Datasets: JSON, JSONL, CSV and Parquet files, validated and kept as snapshots.", no_args_is_help=True
@@ -48,15 +58,19 @@ def add(
 
     Example: evalservice datasets add gsm8k test.jsonl --input-field question --expected-field answer
     """
-    from evalservice.catalog.datasets import snapshot
-    from evalservice.catalog.formats import guess_format, read_records
-    from evalservice.catalog.mapping import FieldMapping
-    from evalservice.catalog.schemas import NewDataset, parse
-    from evalservice.catalog.service import add_dataset, refuse_taken_dataset
+    from evalservice.catalog.formats import guess_format
+    from evalservice.catalog.schemas import DatasetBody, parse
 
-    mapping = FieldMapping(input_field, expected_field, id_field, choices_field, cluster_field, metadata_field)
+    mapping = {
+        "input": input_field,
+        "expected": expected_field,
+        "id": id_field,
+        "choices": choices_field,
+        "cluster": cluster_field,
+        "metadata": metadata_field,
+    }
     new = parse(
-        NewDataset,
+        DatasetBody,
         {
             "name": name,
             "description": description,
@@ -64,62 +78,60 @@ def add(
             "mapping": mapping,
             "input_schema": json_file("input_schema", input_schema),
             "output_schema": json_file("output_schema", output_schema),
+            "file_format": file_format or guess_format(file),
+            "source": str(file),
         },
     )
-    chosen = file_format or guess_format(file)
-    with platform() as opened:
-        with opened.transaction() as session:
-            refuse_taken_dataset(session, new.name)
-        stored = snapshot(
-            read_records(file, chosen),
-            opened.settings.data_root_uri,
-            opened.organization_id,
-            mapping=mapping,
-            input_schema=new.input_schema or None,
-            output_schema=new.output_schema or None,
-            source=str(file),
-        )
-        with opened.transaction() as session:
-            dataset = add_dataset(
-                session,
-                opened.organization_id,
-                new,
-                stored,
-                file_path=str(file.absolute()),
-                file_format=chosen,
-                user_id=opened.user_id,
-            )
-            document = describe(dataset)
+    body = {**body_of(new), "mapping": mapping}
+    with service() as opened:
+        if opened.platform is not None:
+            dataset = opened.client.post(path_of("datasets"), {**body, "file_path": str(file)})
+        else:
+            with _sent(opened.client, file) as sent:
+                dataset = opened.client.post(path_of("datasets"), {**body, "file_path": sent})
     if json:
-        print_json(document)
+        print_json(dataset)
     else:
-        truth = "with" if dataset.has_ground_truth else "without"
-        say(f"registered dataset {dataset.name!r}: {dataset.total_test_cases} test cases {truth} expected outputs")
+        truth = "with" if dataset["has_ground_truth"] else "without"
+        say(f"registered dataset {name!r}: {dataset['total_test_cases']} test cases {truth} expected outputs")
+
+
+@contextmanager
+def _sent(client: Client, file: Path) -> Iterator[str]:
+    """The file at the service, under a name of its own, for as long as the block lasts."""
+    name = f"{uuid.uuid4().hex}{file.suffix if file.suffix.isascii() and len(file.suffix) < 20 else ''}"
+    try:
+        with file.open("rb") as source:
+            client.upload(path_of("dataset-files", name), iter(lambda: source.read(PIECE_BYTES), b""))
+    except OSError as error:
+        raise InvalidInput("file", str(file), f"a file that can be read ({error.strerror})") from None
+    try:
+        yield name
+    finally:
+        with suppress(EvalserviceError):  # what stays is swept after a day
+            client.delete(path_of("dataset-files", name))
 
 
 @app.command("list")
 def list_datasets(json: Json = False) -> None:
     """List the datasets, the newest first."""
-    from evalservice.catalog.service import listed
-    from evalservice.tables import EvaluationDataset
-
-    with platform() as opened, opened.transaction() as session:
-        documents = [describe(dataset) for dataset in listed(session, EvaluationDataset)]
+    with service() as opened:
+        datasets = list(opened.client.items(path_of("datasets")))
     if json:
-        print_json({"items": documents})
+        print_json({"items": datasets})
         return
     print_table(
         ["NAME", "FORMAT", "TEST CASES", "EXPECTED", "CONTENT HASH", "CREATED"],
         [
             [
-                d["name"],
-                d["file_format"] or "inline",
-                d["total_test_cases"],
-                "yes" if d["has_ground_truth"] else "no",
-                d["content_hash"][:12],
-                d["created_at"].strftime("%Y-%m-%d %H:%M"),
+                dataset["name"],
+                dataset["file_format"] or "inline",
+                dataset["total_test_cases"],
+                "yes" if dataset["has_ground_truth"] else "no",
+                dataset["content_hash"][:12],
+                minute(dataset["created_at"]),
             ]
-            for d in documents
+            for dataset in datasets
         ],
     )
 
@@ -127,44 +139,20 @@ def list_datasets(json: Json = False) -> None:
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Name or id.")], json: Json = False) -> None:
     """Show a dataset and its first test case."""
-    from evalservice.catalog.blocks import Block, read_block
-    from evalservice.catalog.snapshots import open_snapshot
-    from evalservice.lookup import find
-    from evalservice.tables import EvaluationDataset
-
-    with platform() as opened, opened.transaction() as session:
-        document = describe(find(session, EvaluationDataset, name, "dataset"))
-    first = read_block(open_snapshot(document["snapshot_uri"]), Block(0, 1))[0]
-    document["first_test_case"] = {
-        "id": first.id,
-        "input": first.input,
-        "expected_output": first.expected_output,
-        "choices": first.choices,
-        "cluster": first.cluster,
-        "metadata": dict(first.metadata),
-    }
+    with service() as opened:
+        dataset = opened.client.get(path_of("datasets", name))
+        first = opened.client.get(path_of("datasets", dataset["id"], "test-cases"), limit=1)["items"]
+    dataset["first_test_case"] = first[0] if first else None
     if json:
-        print_json(document)
+        print_json(dataset)
         return
-    for key, value in document.items():
-        say(f"{key:>18}  {value}")
+    for key, value in dataset.items():
+        say(f"{key:>18}  {'' if value is None else value}")
 
 
-def describe(dataset: Any) -> dict[str, Any]:
-    """A dataset as JSON, without its records."""
-    names = [
-        "id",
-        "name",
-        "description",
-        "file_path",
-        "file_format",
-        "total_test_cases",
-        "has_ground_truth",
-        "content_hash",
-        "snapshot_uri",
-        "input_schema",
-        "output_schema",
-        "tags",
-        "created_at",
-    ]
-    return {name: getattr(dataset, name) for name in names}
+@app.command("archive")
+def archive(name: Annotated[str, typer.Argument(help="Name or id.")], json: Json = False) -> None:
+    """Take a dataset out of lists and new benchmarks; one that nothing hangs on is deleted."""
+    with service() as opened:
+        kept = opened.client.delete(path_of("datasets", name))
+    tell_archived("dataset", name, kept, json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cluster.cli.common import Json
+from cluster.cli.common import Json, owners_login
 from cluster.cli.output import print_json, say
 
 app = typer.Typer(help="The database: schema and embedded server.", no_args_is_help=True)
@@ -17,26 +17,14 @@ def upgrade(json: Json = False) -> None:
     Uses DATABASE_URL (the owner's login), else the embedded Postgres.
     """
     import migrations
-    from cluster.embedded import EmbeddedPostgres
-    from cluster.runtime import make_url_checked, read_settings
     from evalservice.database import translated_errors
     from evalservice.organizations.secrets import SecretBox
 
-    settings = read_settings()
-    box = SecretBox.from_settings(settings)
-    embedded = None if settings.database_url else EmbeddedPostgres(settings.home_path)
-    try:
-        if embedded is not None:
-            owner = embedded.acquire()
-        else:
-            assert settings.database_url is not None
-            owner = make_url_checked(settings.database_url.get_secret_value()).render_as_string(hide_password=False)
+    with owners_login() as (settings, owner):
+        box = SecretBox.from_settings(settings)
         password = None if settings.service_database_url else box.service_password().get_secret_value()
         with translated_errors():
             revision = migrations.upgrade(owner, service_password=password)
-    finally:
-        if embedded is not None:
-            embedded.release()
     if json:
         print_json({"revision": revision})
     else:

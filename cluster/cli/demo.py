@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.cli.common import Json, platform, register_model, secret_from_environment, with_interval
+from cluster.cli.common import Json, Service, secret_from_environment, service, with_interval
 from cluster.cli.output import note, print_json, say
-from evalservice.errors import EngineUnavailable, InvalidInput
+from evalservice.client import path_of
+from evalservice.errors import AlreadyExists, EngineUnavailable, InvalidInput
 
 if TYPE_CHECKING:
-    from cluster.runtime import Platform
+    from evalservice.client import Client
 
 NAME = "demo-arithmetic"
 VERSION = "1.0.0"
@@ -43,27 +45,26 @@ def demo(
       evalservice demo --base-url http://localhost:11434/v1 --model-id llama3.2
     """
     from cluster.cli.leaderboard import show
-    from cluster.runtime import start_ray, stop_ray
-    from evalservice.metrics.service import standings
+    from cluster.runtime import stop_ray
 
     if (base_url is None) != (not model_id):
         raise InvalidInput("--model-id" if base_url else "--base-url", None, "give --base-url and --model-id together")
     started = time.monotonic()
-    with platform() as opened:
-        _register_benchmark(opened)
-        names = _hosted(opened, base_url, model_id or [], api_key_env) if base_url else _self_hosted(opened)
+    with service() as opened:
+        _register_benchmark(opened.client)
+        given = _hosted(base_url, model_id or [], api_key_env) if base_url else _self_hosted()
+        names = [_register_model(opened.client, model) for model in given]
         try:
-            start_ray(opened.settings)
             ended = []
             for name in names:
                 ended.append(_run(opened, name))
                 if ended[-1]["status"] == "cancelled":
                     break
         finally:
-            stop_ray()
-        with opened.transaction() as session:
-            board = standings(session, NAME)
-            stored = _stored_rows(session, [run["id"] for run in ended])
+            if opened.platform is not None:
+                stop_ray()
+        board = opened.client.get(path_of("leaderboards", NAME))
+    stored = sum(run["completed_test_cases"] + run["failed_test_cases"] for run in ended)
     if json:
         print_json({"runs": ended, "leaderboard": board, "rows": stored})
     else:
@@ -76,33 +77,21 @@ def demo(
     return 0 if all(run["status"] == "completed" for run in ended) else 1
 
 
-def _register_benchmark(opened: Platform) -> None:
+def _register_benchmark(client: Client) -> None:
     """The dataset and the benchmark, unless an earlier demo left them."""
     from cluster.demo.arithmetic import held_out_problems
-    from evalservice.catalog.criteria import parse_criteria
-    from evalservice.catalog.datasets import snapshot
-    from evalservice.catalog.formats import inline_records
-    from evalservice.catalog.schemas import NewBenchmark, NewDataset, parse
-    from evalservice.catalog.service import add_benchmark, add_dataset
-    from evalservice.lookup import find_or_none
-    from evalservice.tables import BenchmarkSuite, EvaluationDataset
 
-    problems = held_out_problems(TEST_CASES)
-    with opened.transaction() as session:
-        if find_or_none(session, EvaluationDataset, NAME) is None:
-            stored = snapshot(inline_records(problems), opened.settings.data_root_uri, opened.organization_id)
-            new = parse(NewDataset, {"name": NAME, "description": "Sums that the demo's models were not trained on."})
-            add_dataset(session, opened.organization_id, new, stored, test_cases=problems, user_id=opened.user_id)
-        if find_or_none(session, BenchmarkSuite, NAME) is None:
-            criteria = parse_criteria(
-                {"scorers": ["numeric_match"], "sampling": {"temperature": 0, "max_tokens": 64}, "seed": 1}
-            )
-            values = {"name": NAME, "dataset": NAME, "category": "qa", "criteria": criteria, "version": VERSION}
-            add_benchmark(session, opened.organization_id, parse(NewBenchmark, values), user_id=opened.user_id)
+    dataset = {"name": NAME, "description": "Sums that the demo's models were not trained on."}
+    criteria = {"scorers": ["numeric_match"], "sampling": {"temperature": 0, "max_tokens": 64}, "seed": 1}
+    benchmark = {"name": NAME, "dataset": NAME, "category": "qa", "version": VERSION, "criteria": criteria}
+    with suppress(AlreadyExists):
+        client.post(path_of("datasets"), {**dataset, "test_cases": held_out_problems(TEST_CASES)})
+    with suppress(AlreadyExists):
+        client.post(path_of("benchmarks"), benchmark)
     note(f"benchmark {NAME}: {TEST_CASES} test cases, scored by numeric_match")
 
 
-def _self_hosted(opened: Platform) -> list[str]:
+def _self_hosted() -> list[dict[str, Any]]:
     engine = next((name for name in ("vllm", "transformers") if importlib.util.find_spec(name)), None)
     if engine is None:
         raise EngineUnavailable(
@@ -111,54 +100,40 @@ def _self_hosted(opened: Platform) -> list[str]:
         )
     folders = sorted(folder for folder in CHECKPOINTS.iterdir() if (folder / "config.json").exists())
     note(f"models: {', '.join(folder.name for folder in folders)}, served by {engine} on this machine")
-    return [_register_model(opened, folder.name, platform=engine, model_id=str(folder)) for folder in folders]
+    return [{"name": folder.name, "platform": engine, "model_id": str(folder)} for folder in folders]
 
 
-def _hosted(opened: Platform, base_url: str, model_ids: list[str], api_key_env: str | None) -> list[str]:
+def _hosted(base_url: str, model_ids: list[str], api_key_env: str | None) -> list[dict[str, Any]]:
     key = secret_from_environment(api_key_env)
+    own = {} if key is None else {"api_key": key.get_secret_value()}
     note(f"models: {', '.join(model_ids)} at {base_url}")
-    return [
-        _register_model(opened, model_id, platform="openai", model_id=model_id, base_url=base_url, api_key=key)
-        for model_id in model_ids
-    ]
+    return [{"name": i, "platform": "openai", "model_id": i, "base_url": base_url, **own} for i in model_ids]
 
 
-def _register_model(opened: Platform, name: str, **values: Any) -> str:
+def _register_model(client: Client, model: dict[str, Any]) -> str:
     """Register the model unless it is; gives the reference name@version. The version tells servers apart."""
-    from evalservice.catalog.schemas import NewModel, parse
-    from evalservice.lookup import find_or_none
-    from evalservice.tables import Model
-
-    place = "|".join(str(values.get(key, "")) for key in ("platform", "model_id", "base_url"))
+    place = "|".join(str(model.get(key, "")) for key in ("platform", "model_id", "base_url"))
     version = f"demo-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
-    new = parse(NewModel, {"name": name, "version": version, **values})
-    with opened.transaction() as session:
-        if find_or_none(session, Model, f"{name}@{version}") is None:
-            register_model(opened, session, new)
-    return f"{name}@{version}"
+    with suppress(AlreadyExists):
+        client.post(path_of("models"), {**model, "version": version})
+    return f"{model['name']}@{version}"
 
 
-def _run(opened: Platform, name: str) -> dict[str, Any]:
-    from cluster.cli.progress import cancelled_by_signals, shown
-    from cluster.cli.run import document
-    from cluster.driver import Stop
-    from cluster.launch import new_run, run_claimed
+def _run(opened: Service, name: str) -> dict[str, Any]:
+    from cluster.cli.follow import follow
+    from cluster.cli.run import document, drive_here
     from evalservice.runs.lifecycle import driver_name
 
-    _, lease = new_run(opened, model=name, benchmark=NAME, config={}, owner=driver_name())
-    assert lease is not None
-    stop = Stop()
+    if opened.claims is not None:
+        opened.claims.owner = driver_name()
+    run_id = opened.client.post(path_of("evaluation-runs"), {"model": name, "benchmark": NAME})["id"]
     shown_name = name.partition("@")[0]
-    with cancelled_by_signals(stop), shown(shown_name) as show:
-        run = run_claimed(opened, lease, stop, show)
-    result = run.aggregated_results.get("numeric_match", {})
-    note(f"{shown_name}: {run.status} in {run.duration_seconds or 0:.1f} s, accuracy {with_interval(result)}")
-    if run.error_message:
-        note(f"  {run.error_message}")
+    if opened.platform is not None:
+        run = drive_here(opened, run_id, shown_name, keep_ray=True)
+    else:
+        run = follow(opened.client, run_id, shown_name)
+    result = run["aggregated_results"].get("numeric_match", {})
+    note(f"{shown_name}: {run['status']} in {run['duration_seconds'] or 0:.1f} s, accuracy {with_interval(result)}")
+    if run["error_message"]:
+        note(f"  {run['error_message']}")
     return {**document(run), "model": shown_name}
-
-
-def _stored_rows(session: Any, run_ids: list[Any]) -> int:
-    from evalservice.runs.results import count_results
-
-    return sum(count_results(session, run_id) for run_id in run_ids)

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.cli.common import Json, money, platform
+from cluster.cli.common import Json, money, service
 from cluster.cli.output import print_json, print_table, say
+from evalservice.client import path_of
 
 BAR_CELLS = 30
 
@@ -21,10 +22,8 @@ def leaderboard(
 
     Overlapping intervals are no proof of a tie, and neighbours need not differ: compare them before you choose.
     """
-    from evalservice.metrics.service import standings
-
-    with platform() as opened, opened.transaction() as session:
-        document = standings(session, benchmark, metric)
+    with service() as opened:
+        document = opened.client.get(path_of("leaderboards", benchmark), metric=metric)
     if json:
         print_json(document)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,14 +10,16 @@ from cluster.cli.common import (
     Description,
     Json,
     Tags,
+    body_of,
     dollars,
     json_object,
     money,
-    platform,
-    register_model,
     secret_from_environment,
+    service,
+    tell_archived,
 )
 from cluster.cli.output import print_json, print_table, say
+from evalservice.client import path_of
 
 app = typer.Typer(help="Models: hosted (OpenAI-compatible) and self-hosted (vLLM, transformers).", no_args_is_help=True)
 
@@ -68,61 +70,54 @@ def add(
     from evalservice.catalog.model_config import ModelConfig
     from evalservice.catalog.schemas import NewModel, parse
 
-    new = parse(
-        NewModel,
-        {
-            "name": name,
-            "platform": platform_name,
-            "model_id": model_id,
-            "base_url": base_url,
-            "api_key": secret_from_environment(api_key_env),
-            "capabilities": tuple(capability or ()),
-            "input_price": dollars("input_price", input_price),
-            "output_price": dollars("output_price", output_price),
-            "config": ModelConfig.parse("config", json_object("config", config)),
-            "display_name": display_name,
-            "description": description,
-            "version": version,
-            "parent": parent,
-            "tags": tuple(tag or ()),
-        },
-    )
-    with platform() as opened, opened.transaction() as session:
-        model = register_model(opened, session, new)
-        document = describe(model)
+    settings = ModelConfig.parse("config", json_object("config", config))
+    values = {
+        "name": name,
+        "platform": platform_name,
+        "model_id": model_id,
+        "base_url": base_url,
+        "api_key": secret_from_environment(api_key_env),
+        "capabilities": tuple(capability or ()),
+        "input_price": dollars("input_price", input_price),
+        "output_price": dollars("output_price", output_price),
+        "display_name": display_name,
+        "description": description,
+        "version": version,
+        "parent": parent,
+        "tags": tuple(tag or ()),
+    }
+    body = {**body_of(parse(NewModel, values)), "config": settings.set_values()}
+    with service() as opened:
+        model = opened.client.post(path_of("models"), body)
     if json:
-        print_json(document)
+        print_json(model)
     else:
-        say(f"registered model {model.name!r} ({model.platform} {model.platform_model_id})")
+        say(f"registered model {model['name']!r} ({model['platform']} {model['platform_model_id']})")
 
 
 @app.command("list")
 def list_models(json: Json = False) -> None:
     """List the models, the newest first."""
-    from evalservice.catalog.service import listed
-    from evalservice.tables import Model
-
-    with platform() as opened, opened.transaction() as session:
-        models = listed(session, Model)
-        documents = [describe(model) for model in models]
+    with service() as opened:
+        models = list(opened.client.items(path_of("models")))
     if json:
-        print_json({"items": documents})
+        print_json({"items": models})
         return
     print_table(
         ["NAME", "VERSION", "PLATFORM", "MODEL ID", "STATUS", "RUNS", "ACCURACY", "LATENCY MS", "$/1K TOKENS"],
         [
             [
-                d["name"],
-                d["version"],
-                d["platform"],
-                d["platform_model_id"],
-                d["status"],
-                d["total_evaluations"],
-                _rounded(d["avg_accuracy"], 4),
-                _rounded(d["avg_latency_ms"], 1),
-                _rounded(d["avg_cost_per_1k_tokens"], 6),
+                model["name"],
+                model["version"],
+                model["platform"],
+                model["platform_model_id"],
+                model["status"],
+                model["total_evaluations"],
+                _rounded(model["avg_accuracy"], 4),
+                _rounded(model["avg_latency_ms"], 1),
+                _rounded(model["avg_cost_per_1k_tokens"], 6),
             ]
-            for d in documents
+            for model in models
         ],
     )
 
@@ -130,49 +125,22 @@ def list_models(json: Json = False) -> None:
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Name, name@version or id.")], json: Json = False) -> None:
     """Show one model. Keys are never shown."""
-    from evalservice.lookup import find
-    from evalservice.tables import Model
-
-    with platform() as opened, opened.transaction() as session:
-        document = describe(find(session, Model, name, "model"))
+    with service() as opened:
+        model = opened.client.get(path_of("models", name))
     if json:
-        print_json(document)
+        print_json(model)
         return
-    for key, value in document.items():
+    for key, value in model.items():
         shown = money(value) if key.endswith("_price_per_million") else value
         say(f"{key:>26}  {'' if shown is None else shown}")
 
 
-def describe(model: Any) -> dict[str, Any]:
-    """A model as JSON."""
-    names = [
-        "id",
-        "name",
-        "display_name",
-        "description",
-        "platform",
-        "platform_model_id",
-        "version",
-        "is_latest",
-        "status",
-        "base_url",
-        "input_price_per_million",
-        "output_price_per_million",
-        "default_config",
-        "tags",
-        "total_evaluations",
-        "avg_accuracy",
-        "avg_latency_ms",
-        "avg_cost_per_1k_tokens",
-        "created_at",
-    ]
-    return {
-        **{name: getattr(model, name) for name in names},
-        "supported_configs": model.supported_configs,
-        "parent": model.parent_model_id,
-        "has_credential": model.credential_id is not None,
-        "capabilities": sorted(capability.name for capability in model.capabilities),
-    }
+@app.command("archive")
+def archive(name: Annotated[str, typer.Argument(help="Name, name@version or id.")], json: Json = False) -> None:
+    """Take a model out of lists and new runs; one that nothing hangs on is deleted."""
+    with service() as opened:
+        kept = opened.client.delete(path_of("models", name))
+    tell_archived("model", name, kept, json)
 
 
 def _rounded(value: float | None, digits: int) -> str | None:

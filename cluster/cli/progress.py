@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Literal, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -15,10 +16,18 @@ from rich.progress import Progress as Bar
 
 from cluster.cli.common import money
 from cluster.cli.output import note
-from cluster.driver import Progress, Stop
+from cluster.driver import Progress
 
 WINDOW_SECONDS = 10.0
 DOUBLE_SECONDS = 1.0
+
+
+class Stoppable(Protocol):
+    """A run that can be asked to end early: by its driver here, or by a service."""
+
+    def request(self, reason: Literal["cancelled"]) -> None:
+        """Ask, from a signal handler."""
+        ...
 
 
 @contextmanager
@@ -70,7 +79,7 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def cancelled_by_signals(stop: Stop) -> Iterator[None]:
+def cancelled_by_signals(stop: Stoppable) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) stops sending and keeps what was answered; the second ends the process at once.
 
     Wrappers (make, timeout) pass one keystroke on twice, so a second one counts only after a moment.

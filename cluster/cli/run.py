@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
-from cluster.cli.common import Json, json_object, money, platform, with_interval
+from cluster.cli.common import Json, Service, body_of, json_object, money, service, with_interval
+from cluster.cli.follow import follow
 from cluster.cli.output import note, print_json, say
-
-if TYPE_CHECKING:
-    from cluster.runtime import Platform
-    from evalservice.runs.lifecycle import Lease
-    from evalservice.tables import EvaluationRun
+from evalservice.client import path_of
 
 
 def run(
@@ -34,70 +32,79 @@ def run(
 ) -> int:
     """Benchmark a model. Every result is a row in Postgres; the run can be resumed after any fault.
 
-    Ctrl-C once cancels and keeps what was answered. Exit code 1 when the run did not complete.
+    This process drives the run, or with EVALSERVICE_URL the service does and this follows it. Ctrl-C once cancels and
+    keeps what was answered. Exit code 1 when the run did not complete.
     """
-    from cluster.launch import new_run
+    from evalservice.catalog.model_config import ModelConfig
+    from evalservice.catalog.schemas import parse
     from evalservice.runs.lifecycle import driver_name
+    from evalservice.runs.schemas import RunBody
 
-    with platform() as opened:
-        run_id, lease = new_run(
-            opened,
-            model=model,
-            benchmark=benchmark,
-            config=json_object("config", config),
-            limit=limit,
-            max_concurrency=max_concurrency,
-            name=name,
-            priority=priority,
-            owner=None if no_wait else driver_name(),
-        )
-        if lease is None:
-            return _in_background(opened, str(run_id), json)
+    own = ModelConfig.parse("config", json_object("config", config))
+    given = {"model": model, "benchmark": benchmark, "limit": limit, "max_concurrency": max_concurrency}
+    new = parse(RunBody, {**given, "name": name, "priority": priority})
+    with service() as opened:
+        if opened.claims is not None and not no_wait:
+            opened.claims.owner = driver_name()
+        created = opened.client.post(path_of("evaluation-runs"), {**body_of(new), "config": own.set_values()})
+        run_id = created["id"]
+        if no_wait:
+            return _in_background(opened, created, json)
         note(f"run {run_id}: {model} × {benchmark} (after any fault: evalservice runs resume {run_id})")
-        return finish(opened, lease, json)
+        return finish(opened, run_id, json)
 
 
-def finish(opened: Platform, lease: Lease, json: bool) -> int:
-    """Drive a claimed run to its end and print it; 0 when it completed."""
+def finish(opened: Service, run_id: str, json: bool) -> int:
+    """See a run to its end, as its driver or by following the service's, and print it; 0 when it completed."""
+    ended = drive_here(opened, run_id) if opened.platform is not None else follow(opened.client, run_id, "asking")
+    report(ended, json)
+    return 0 if ended["status"] == "completed" else 1
+
+
+def drive_here(opened: Service, run_id: str, title: str = "asking", *, keep_ray: bool = False) -> dict[str, Any]:
+    """Drive a run that this process has claimed to its end; gives its document. keep_ray: more runs follow."""
     from cluster.cli.progress import cancelled_by_signals, shown
     from cluster.driver import Stop
     from cluster.launch import run_claimed
     from cluster.runtime import stop_ray
 
+    assert opened.platform is not None
+    assert opened.claims is not None
     stop = Stop()
     try:
-        with cancelled_by_signals(stop), shown("asking") as show:
-            ended = run_claimed(opened, lease, stop, show)
+        with cancelled_by_signals(stop), shown(title) as show:
+            run_claimed(opened.platform, opened.claims.leases[UUID(run_id)], stop, show)
     finally:
-        stop_ray()
-    report(ended, json)
-    return 0 if ended.status == "completed" else 1
+        if not keep_ray:
+            stop_ray()
+    run: dict[str, Any] = opened.client.get(path_of("evaluation-runs", run_id))
+    return run
 
 
-def report(ended: EvaluationRun, json: bool) -> None:
+def report(run: dict[str, Any], json: bool) -> None:
     """Print a run: as JSON, or as a few lines for people."""
     if json:
-        print_json(document(ended))
+        print_json(document(run))
         return
-    seconds = f" in {ended.duration_seconds:.1f} s" if ended.duration_seconds is not None else ""
+    seconds = f" in {run['duration_seconds']:.1f} s" if run["duration_seconds"] is not None else ""
     say(
-        f"{ended.status}{seconds}: {ended.completed_test_cases} of {ended.total_test_cases} test cases answered, "
-        f"{ended.failed_test_cases} failed"
+        f"{run['status']}{seconds}: {run['completed_test_cases']} of {run['total_test_cases']} test cases answered, "
+        f"{run['failed_test_cases']} failed"
     )
-    if ended.error_message:
-        say(f"  {ended.error_message}")
-    for metric, result in ended.aggregated_results.items():
+    if run["error_message"]:
+        say(f"  {run['error_message']}")
+    for metric, result in run["aggregated_results"].items():
         say(f"  {metric:<20} {with_interval(result)}  n = {result['n']}")
-    if ended.total_tokens is not None:
-        cost = f", {money(ended.total_cost)}" if ended.total_cost is not None else ""
-        say(f"  {ended.input_tokens or 0} input and {ended.output_tokens or 0} output tokens{cost}")
-    if ended.status in ("cancelled", "failed"):
-        say(f"  go on with: evalservice runs resume {ended.id}")
-    elif ended.failed_test_cases:
-        say(f"  look at the failures: evalservice runs items {ended.id} --failed")
+    if run["total_tokens"] is not None:
+        cost = f", {money(run['total_cost'])}" if run["total_cost"] is not None else ""
+        say(f"  {run['input_tokens'] or 0} input and {run['output_tokens'] or 0} output tokens{cost}")
+    if run["status"] in ("cancelled", "failed"):
+        say(f"  go on with: evalservice runs resume {run['id']}")
+    elif run["failed_test_cases"]:
+        say(f"  look at the failures: evalservice runs items {run['id']} --failed")
 
 
-def document(run: EvaluationRun) -> dict[str, Any]:
+def document(run: dict[str, Any]) -> dict[str, Any]:
     """The JSON of `run --json`."""
     names = [
         "id",
@@ -111,13 +118,20 @@ def document(run: EvaluationRun) -> dict[str, Any]:
         "total_cost",
         "aggregated_results",
     ]
-    shown = {name: getattr(run, name) for name in names}
-    return {**shown, "error_message": run.error_message} if run.error_message else shown
+    shown = {name: run[name] for name in names}
+    return {**shown, "error_message": run["error_message"]} if run["error_message"] else shown
 
 
-def _in_background(opened: Platform, run_id: str, json: bool) -> int:
-    """A process of its own drives the run; its log is kept under the home."""
-    logs = opened.settings.home_path / "logs"
+def _in_background(opened: Service, created: dict[str, Any], json: bool) -> int:
+    """The service's supervisors drive the run; without a service a process of its own does, with a log in the home."""
+    run_id = created["id"]
+    if opened.platform is None:
+        if json:
+            print_json({"id": run_id, "status": created["status"]})
+        else:
+            say(f"run {run_id} is {created['status']}; see `evalservice runs show {run_id}`")
+        return 0
+    logs = opened.platform.settings.home_path / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     with (logs / f"run-{run_id}.log").open("wb") as log:
         subprocess.Popen(

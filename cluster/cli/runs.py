@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import orjson
 import typer
 
-from cluster.cli.common import Json, money, platform, with_interval
+from cluster.cli.common import Json, minute, money, service, with_interval
+from cluster.cli.follow import follow
 from cluster.cli.output import note, print_json, print_table, say
-from cluster.cli.run import document, finish, report
-
-if TYPE_CHECKING:
-    from evalservice.tables import EvaluationResult, EvaluationRun
+from cluster.cli.run import finish, report
+from evalservice.client import path_of
+from evalservice.errors import InvalidInput
 
 app = typer.Typer(help="Runs: look at them, cancel, resume, rescore, export.", no_args_is_help=True)
 
@@ -26,19 +25,16 @@ RunId = Annotated[
 @app.command("list")
 def list_(
     status: Annotated[str | None, typer.Option("--status", metavar="S", help="Only runs in this status.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="M", help="Only this model's runs.")] = None,
+    benchmark: Annotated[str | None, typer.Option("--benchmark", metavar="B", help="Only this benchmark's.")] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000)] = 50,
     json: Json = False,
 ) -> None:
     """List the runs, the newest first."""
-    from evalservice.errors import InvalidInput
-    from evalservice.runs.service import list_runs, primary_metric
-    from evalservice.tables import RUN_STATUSES
-
-    if status is not None and status not in RUN_STATUSES:
-        raise InvalidInput("status", status, f"accepted are {', '.join(RUN_STATUSES)}")
-    with platform() as opened, opened.transaction() as session:
-        found = list_runs(session, limit, status)
-        items = [{**_summary(run), "primary_metric": primary_metric(run)} for run in found]
+    with service() as opened:
+        items = list(
+            opened.client.items(path_of("evaluation-runs"), limit, status=status, model=model, benchmark=benchmark)
+        )
     if json:
         print_json({"items": items})
         return
@@ -46,7 +42,7 @@ def list_(
         ["ID", "MODEL", "BENCHMARK", "STATUS", "DONE", "FAILED", "RESULT", "COST", "CREATED"],
         [
             [
-                str(i["id"]),
+                i["id"],
                 i["model"],
                 i["benchmark"],
                 i["status"],
@@ -54,51 +50,27 @@ def list_(
                 i["failed_test_cases"],
                 with_interval(i["aggregated_results"].get(i["primary_metric"], {})),
                 money(i["total_cost"]),
-                i["created_at"].strftime("%Y-%m-%d %H:%M"),
+                minute(i["created_at"]),
             ]
             for i in items
         ],
     )
 
 
-def _summary(run: EvaluationRun) -> dict[str, Any]:
-    return {
-        **document(run),
-        "name": run.name,
-        "model": run.model.name,
-        "benchmark": run.benchmark.name,
-        "progress": run.progress,
-        "priority": run.priority,
-        "created_at": run.created_at,
-        "started_at": run.started_at,
-        "completed_at": run.completed_at,
-    }
-
-
 @app.command("show")
 def show(run_id: RunId, json: Json = False) -> None:
     """Show a run: status, results with intervals, and its provenance."""
-    from evalservice.runs.service import get_run
-
-    with platform() as opened, opened.transaction() as session:
-        run = get_run(session, run_id)
-        details = {
-            **_summary(run),
-            "configuration_hash": run.configuration_hash,
-            "provenance": run.provenance,
-            "model_config": run.model_config,
-            "evaluation_config": run.evaluation_config,
-            "lease_owner": run.lease_owner,
-            "attempt": run.attempt,
-            "error_message": run.error_message,
-        }
+    with service() as opened:
+        run = opened.client.get(path_of("evaluation-runs", run_id))
     if json:
-        print_json(details)
+        print_json(run)
         return
-    say(f"run {run.id}  {details['model']} × {details['benchmark']}")
+    say(f"run {run['id']}  {run['model']} × {run['benchmark']}")
     report(run, json=False)
-    say(f"  configuration {run.configuration_hash[:16]}, attempt {run.attempt}")
-    for key, value in run.provenance.items():
+    if run["waiting_for"]:
+        say(f"  waiting for {run['waiting_for']}")
+    say(f"  configuration {run['configuration_hash'][:16]}, attempt {run['attempt']}")
+    for key, value in run["provenance"].items():
         say(f"  {key:>14}: {orjson.dumps(value).decode() if isinstance(value, dict | list) else value}")
 
 
@@ -115,48 +87,20 @@ def items(
     json: Json = False,
 ) -> None:
     """Look at test cases: the prompt, what was expected and what the model answered, side by side."""
-    from evalservice.errors import InvalidInput
-    from evalservice.runs.service import get_run, items_query
-    from evalservice.tables import EvaluationResult
-
     if wrong and failed:
         raise InvalidInput("--wrong", "--failed", "one of the two: an answer is wrong, or there is none")
-    with platform() as opened, opened.transaction() as session:
-        run = get_run(session, run_id)
-        query = items_query(run, success=False if failed else None, wrong=wrong, search=search, after=after)
-        rows = session.scalars(query.order_by(EvaluationResult.test_case_index).limit(limit))
-        documents = [_item(row) for row in rows]
+    asked = {"success": False if failed else None, "wrong": wrong, "search": search, "after": after}
+    with service() as opened:
+        rows = list(opened.client.items(path_of("evaluation-runs", run_id, "results"), limit, **asked))
     if json:
-        print_json({"items": documents, "next_after": documents[-1]["test_case_index"] if documents else None})
+        print_json({"items": rows, "next_after": rows[-1]["test_case_index"] if rows else None})
         return
-    for row in documents:
+    for row in rows:
         _side_by_side(row)
-    if not documents:
+    if not rows:
         say("no such test cases")
-    elif len(documents) == limit:
-        note(f"more: --after {documents[-1]['test_case_index']}")
-
-
-def _item(row: EvaluationResult) -> dict[str, Any]:
-    names = [
-        "test_case_index",
-        "test_case_id",
-        "input_data",
-        "expected_output",
-        "actual_output",
-        "metrics",
-        "success",
-        "error_kind",
-        "error_message",
-        "latency_ms",
-        "input_tokens",
-        "output_tokens",
-        "cost",
-        "executed_at",
-        "completion_info",
-        "score_details",
-    ]
-    return {name: getattr(row, name) for name in names}
+    elif len(rows) == limit:
+        note(f"more: --after {rows[-1]['test_case_index']}")
 
 
 def _side_by_side(row: dict[str, Any]) -> None:
@@ -198,16 +142,13 @@ def _cut(text: str, limit: int = 2000) -> str:
 @app.command("cancel")
 def cancel(run_id: RunId, json: Json = False) -> None:
     """Cancel a run: its driver stops sending within two seconds and keeps what was answered."""
-    from evalservice.runs.lifecycle import request_cancel
-    from evalservice.runs.service import get_run
-
-    with platform() as opened, opened.transaction() as session:
-        run = get_run(session, run_id)
-        status = request_cancel(session, run.id)
+    with service() as opened:
+        asked = opened.client.post(path_of("evaluation-runs", run_id, "cancel"))
     if json:
-        print_json({"id": run.id, "status": status, "cancel_requested": True})
+        print_json({"id": asked["id"], "status": asked["status"], "cancel_requested": True})
     else:
-        say(f"run {run.id}: " + ("cancelled" if status == "cancelled" else "its driver was asked to stop"))
+        done = "cancelled" if asked["status"] == "cancelled" else "its driver was asked to stop"
+        say(f"run {asked['id']}: {done}")
 
 
 @app.command("resume")
@@ -216,29 +157,40 @@ def resume(run_id: RunId, json: Json = False) -> int:
 
     A run that still says `running` is waited for until its lease lapses (15 s at most).
     """
-    from cluster.launch import claim_for_resume
-    from evalservice.runs.service import get_run
+    with service() as opened:
+        run = opened.client.get(path_of("evaluation-runs", run_id))
+        if opened.platform is not None and opened.claims is not None:
+            from cluster.launch import claim_for_resume
 
-    with platform() as opened:
-        lease = claim_for_resume(
-            opened, run_id, lambda left: note(f"waiting for the last driver's lease ({left:.0f} s)")
-        )
-        if lease is not None:
-            return finish(opened, lease, json)
-        with opened.transaction() as session:
-            run = get_run(session, run_id)
-        note(f"run {run.id} is completed: nothing to resume")
-        report(run, json)
+            waiting = "waiting for the last driver's lease"
+            lease = claim_for_resume(opened.platform, run["id"], lambda left: note(f"{waiting} ({left:.0f} s)"))
+            if lease is not None:
+                opened.claims.leases[lease.run_id] = lease
+            goes_on = lease is not None
+        else:
+            asked = opened.client.post(path_of("evaluation-runs", run["id"], "resume"))
+            goes_on = asked["status"] != "completed" or asked["requested_work"] is not None
+        if goes_on:
+            return finish(opened, run["id"], json)
+        note(f"run {run['id']} is completed: nothing to resume")
+        report(opened.client.get(path_of("evaluation-runs", run["id"])), json)
         return 0
 
 
 @app.command("rescore")
 def rescore(run_id: RunId, json: Json = False) -> None:
     """Score the stored completions again, e.g. after a scorer changed. No model is asked."""
-    from cluster.launch import rescore as rescore_run
+    with service() as opened:
+        run = opened.client.get(path_of("evaluation-runs", run_id))
+        if opened.platform is not None:
+            from cluster.launch import rescore as rescore_here
 
-    with platform() as opened:
-        report(rescore_run(opened, run_id), json)
+            rescore_here(opened.platform, run["id"])
+            run = opened.client.get(path_of("evaluation-runs", run["id"]))
+        else:
+            opened.client.post(path_of("evaluation-runs", run["id"], "rescore"))
+            run = follow(opened.client, run["id"], "scoring")
+    report(run, json)
 
 
 @app.command("export")
@@ -252,28 +204,19 @@ def export(
 ) -> None:
     """Export a run's rows, in bounded memory."""
     from cluster.cli.output import binary_stdout
-    from evalservice.errors import InvalidInput
-    from evalservice.interchange import FORMATS, export_chunks, write_whole
-    from evalservice.runs.results import stream_results
-    from evalservice.runs.service import get_run
+    from evalservice.interchange import FORMATS, write_whole
 
     if file_format not in FORMATS:
         raise InvalidInput("format", file_format, f"accepted are {', '.join(FORMATS)}")
     if output is None and (json or file_format == "parquet"):
         raise InvalidInput("output", None, "a file, with --json or --format parquet")
-    with platform() as opened, opened.transaction() as session:
-        run = get_run(session, run_id)
-        rows = stream_results(session, run.id)
-        written = 0
-
-        def chunks() -> Iterator[bytes]:
-            nonlocal written
-            for chunk, count in export_chunks(rows, file_format):
-                written += count
-                yield chunk
-
-        write_whole(chunks(), output if output is not None else binary_stdout())
+    with (
+        service() as opened,
+        opened.client.download(path_of("evaluation-runs", run_id, "export"), format=file_format) as answer,
+    ):
+        rows = int(answer.headers["X-Row-Count"])
+        write_whole(answer.iter_bytes(), output if output is not None else binary_stdout())
     if json:
-        print_json({"id": run.id, "format": file_format, "file": output, "rows": written})
+        print_json({"id": run_id, "format": file_format, "file": output, "rows": rows})
     else:
-        note(f"{written} rows{f' to {output}' if output else ''}")
+        note(f"{rows} rows{f' to {output}' if output else ''}")

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from cluster.runtime import Platform
 
 READY_SECONDS = 120.0
-FIRST_KEY = "first"
 
 
 def up(
@@ -83,10 +82,15 @@ def _start(opened: Platform, host: str, port: int) -> str:
 
     dashboard = start_ray_for_service(opened.settings)
     from ray import serve
+    from ray.serve.schema import LoggingConfig
 
     from cluster.serving import application
 
-    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": host, "port": port},
+        logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),  # the application logs its requests
+    )
     serve.run(application, name="evalservice", route_prefix="/", blocking=False)
     return dashboard
 
@@ -111,7 +115,7 @@ def _wait_until_ready(url: str, stopped: threading.Event) -> bool:
 
 
 def _announce(opened: Platform, url: str, dashboard: str, json: bool) -> None:
-    from evalservice.organizations.members import first_key
+    from evalservice.organizations.members import FIRST_KEY, first_key
 
     with opened.transaction() as session:
         key = first_key(session, opened.organization_id, opened.user_id, FIRST_KEY)

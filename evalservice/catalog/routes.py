@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -170,11 +172,20 @@ def create_dataset(context: Writer, new: DatasetBody, once: Idempotent) -> Respo
             return _registered(context, new, stored, "", new.test_cases)
         assert new.file_path is not None
         chosen = new.file_format or guess_format(new.file_path)
-        with opened_upload(context.wiring.data_root, context.organization_id, new.file_path) as path:
+        with _opened_file(context, new.file_path) as path:
             stored = _snapshot(context, new, read_records(path, chosen), new.source or new.file_path)
         return _registered(context, new, stored, chosen, ())
 
     return once.answer(context, work)
+
+
+@contextmanager
+def _opened_file(context: Context, file_path: str) -> Iterator[Path]:
+    if context.wiring.local_files:
+        yield Path(file_path)
+        return
+    with opened_upload(context.wiring.data_root, context.organization_id, file_path) as path:
+        yield path
 
 
 def _snapshot(context: Context, new: DatasetBody, records: Iterable[Record], source: str) -> Snapshot:

@@ -27,8 +27,14 @@ def parse(kind: type[M], values: Mapping[str, Any]) -> M:
         return kind.model_validate(values)
     except ValidationError as error:
         problem = invalid_input(error, kind)
-        if error.errors()[0]["type"] == "string_pattern_mismatch":
-            problem = InvalidInput(problem.field, problem.value, "printable characters, in a name or version without @")
+        first = error.errors()[0]
+        if first["type"] == "string_pattern_mismatch":
+            pattern = str(first["ctx"]["pattern"])
+            excluding = pattern.startswith("^[^")
+            accepted = (
+                "printable characters, in a name or version without @" if excluding else f"it must match {pattern}"
+            )
+            problem = InvalidInput(problem.field, problem.value, accepted)
         raise problem from None
 
 
@@ -168,7 +174,7 @@ class DatasetBody(NewDataset):
     )
 
     test_cases: list[Any] | None = None
-    file_path: Annotated[str, StringConstraints(max_length=500)] | None = None
+    file_path: Annotated[str, StringConstraints(max_length=4096)] | None = None
     """The name of an uploaded file (`PUT /v1/dataset-files/NAME`)."""
     file_format: Literal["json", "jsonl", "csv", "parquet"] | None = None
     """By the name's suffix when it is not given."""

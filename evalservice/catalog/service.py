@@ -16,7 +16,7 @@ from evalservice.catalog.prompts import PromptRenderer
 from evalservice.catalog.schemas import NewBenchmark, NewDataset, NewModel
 from evalservice.catalog.snapshots import Snapshot, open_snapshot
 from evalservice.errors import AlreadyExists, Forbidden, InvalidInput
-from evalservice.lookup import T, find
+from evalservice.lookup import find
 from evalservice.organizations.secrets import SecretBox, origin_of
 from evalservice.organizations.service import credential, store_credential
 from evalservice.records import TestCase
@@ -325,12 +325,6 @@ def _delete_or_archive(
 
 def _hangs(session: Session, *conditions: ColumnElement[bool]) -> bool:
     return any(session.scalar(select(literal(1)).where(condition).limit(1)) for condition in conditions)
-
-
-def listed(session: Session, kind: type[T], limit: int = 200) -> Sequence[T]:
-    """The newest first."""
-    columns: Any = kind
-    return session.scalars(select(kind).order_by(columns.created_at.desc(), columns.id.desc()).limit(limit)).all()
 
 
 def _refuse_taken(

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+from psycopg.errors import UniqueViolation
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
+from evalservice.database import set_organization
 from evalservice.errors import AlreadyExists, Conflict, NotFound
 from evalservice.organizations.identity import SHOWN_PREFIX_CHARS, Caller, hash_of, new_key, permissions_of
-from evalservice.organizations.schemas import KeyRotation, NewApiKey, NewMember
-from evalservice.tables import ApiKey, Membership, new_id
+from evalservice.organizations.schemas import KeyRotation, NewApiKey, NewMember, NewOrganization
+from evalservice.tables import ApiKey, Membership, Organization, new_id
 
+FIRST_KEY = "first"
+"""The name of the key that an organization begins with."""
 _ADD = text("SELECT evalservice_add_member(:id, :username, :display_name, :email, :role)")
 
 
 def add_member(session: Session, new: NewMember) -> Membership:
     """Make a user and their membership in this organization. Raises AlreadyExists."""
     user_id = new_id()
+    with _unique(session, f"username: {new.username!r} is taken"):
+        session.execute(_ADD, {"id": user_id, **new.model_dump()})
+    return member(session, user_id)
+
+
+@contextmanager
+def _unique(session: Session, message: str) -> Iterator[None]:
+    """Raises AlreadyExists where the database says that a value is taken; the transaction goes on."""
     with session.begin_nested() as savepoint:
         try:
-            session.execute(_ADD, {"id": user_id, **new.model_dump()})
-        except Exception as error:
-            if "UniqueViolation" not in type(getattr(error, "orig", error)).__name__:
+            yield
+        except IntegrityError as error:
+            if not isinstance(error.orig, UniqueViolation):
                 raise
             savepoint.rollback()
-            raise AlreadyExists(f"username: {new.username!r} is taken") from None
-    return member(session, user_id)
+            raise AlreadyExists(message) from None
 
 
 def member(session: Session, user_id: uuid.UUID) -> Membership:
@@ -146,6 +160,20 @@ def first_key(session: Session, organization_id: uuid.UUID, user_id: uuid.UUID, 
     if session.scalar(select(ApiKey.id).limit(1)) is not None:
         return None
     return _store(session, organization_id, user_id, name, [], None)[1]
+
+
+def found_organization(session: Session, new: NewOrganization, owner: NewMember) -> tuple[Organization, str]:
+    """A tenant, its first owner and the secret of that owner's first key.
+
+    Takes a session of the database owner's login: the service may not make tenants. Raises AlreadyExists.
+    """
+    organization = Organization(id=new_id(), **new.model_dump())
+    set_organization(session, organization.id)
+    with _unique(session, f"slug: {new.slug!r} is taken"):
+        session.add(organization)
+        session.flush()
+    member = add_member(session, owner)
+    return organization, _store(session, organization.id, member.user_id, FIRST_KEY, [], None)[1]
 
 
 def sweep(session: Session) -> int:

@@ -47,6 +47,15 @@ class OrganizationRead(_Read):
     updated_at: datetime
 
 
+class NewOrganization(_Given):
+    """A tenant to be made by the operator. No limit is none."""
+
+    slug: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,99}$")]
+    name: Name
+    max_concurrent_runs: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    daily_spend_limit: Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=10)] | None = None
+
+
 class OrganizationChanges(_Given):
     """What an owner may change."""
 

@@ -51,6 +51,20 @@ def claim_work(session: Session, owner: str) -> Work | None:
     return Work(Lease(run_id, owner, attempt, keeps_status=kind != "run"), organization_id, kind, orphaned)
 
 
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """The queue of all organizations: runs that wait, how long the first of them has waited, runs that are driven."""
+
+    waiting: int
+    oldest_seconds: float
+    driven: int
+
+
+def queue_state(session: Session) -> QueueState:
+    """How long the queue is. The session needs no organization."""
+    return QueueState(*session.execute(text("SELECT waiting, oldest_seconds, driven FROM evalservice_queue()")).one())
+
+
 def request_resume(session: Session, run_id: uuid.UUID) -> str:
     """Have a supervisor go on with a run. Gives the status that results.
 

@@ -19,7 +19,7 @@ from evalservice.interchange import MEDIA_TYPES, export_chunks
 from evalservice.lookup import find
 from evalservice.runs.lifecycle import ENDED, request_cancel
 from evalservice.runs.queue import request_rescore, request_resume
-from evalservice.runs.results import stream_results
+from evalservice.runs.results import count_results, stream_results
 from evalservice.runs.schemas import ResultRead, RunAsked, RunBody, RunChanges, RunProgress, RunRead
 from evalservice.runs.service import NewRun, create_run, get_run, items_query
 from evalservice.tables import RUN_STATUSES, BenchmarkSuite, EvaluationResult, EvaluationRun, Model
@@ -61,6 +61,7 @@ def create(context: Writer, new: RunBody, once: Idempotent) -> Response:
         context.wiring.check_run(model, benchmark, new.config)
         asked = NewRun(model, benchmark, new.config, new.limit, new.max_concurrency, new.name, new.priority)
         run = create_run(context.session, context.organization_id, asked, user_id=context.caller.user_id)
+        context.wiring.on_run(context.session, run)
         context.session.refresh(run)
         return context.created(RunRead.of(run), run.id)
 
@@ -146,16 +147,17 @@ def list_results(
     responses={200: {"description": "The rows as a file.", "content": {kind: {} for kind in MEDIA_TYPES.values()}}},
 )
 def export(door: ReadingDoor, run: str, format: Literal["jsonl", "csv", "parquet"] = "jsonl") -> Response:
-    """All of a run's rows as a file, streamed."""
+    """All of a run's rows as a file, streamed. `X-Row-Count` says how many there were at the beginning."""
     with door.open() as (session, _):
         run_id = get_run(session, run).id
+        rows = count_results(session, run_id)
 
     def chunks() -> Iterator[bytes]:
         with door.open() as (session, _):
             for chunk, _ in export_chunks(stream_results(session, run_id), format):
                 yield chunk
 
-    headers = {"Content-Disposition": f'attachment; filename="{run_id}.{format}"'}
+    headers = {"Content-Disposition": f'attachment; filename="{run_id}.{format}"', "X-Row-Count": str(rows)}
     return StreamingResponse(chunks(), media_type=MEDIA_TYPES[format], headers=headers)
 
 

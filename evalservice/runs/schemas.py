@@ -80,6 +80,8 @@ class RunRead(BaseModel):
     attempt: int
     orphaned: int
     configuration_hash: str
+    config: dict[str, Any]
+    """The run's own configuration, as it was given."""
     effective_config: dict[str, Any]
     evaluation_config: dict[str, Any]
     provenance: dict[str, Any]
@@ -99,6 +101,7 @@ class RunRead(BaseModel):
             "waiting_for": row.metadata_.get("waiting_for", ""),
             "latency_ms": row.metadata_.get("latency_ms", {}),
             "cancel_requested": row.cancel_requested_at is not None,
+            "config": row.model_config,
             "effective_config": row.provenance.get("config", {}),
         }
         return cls(**columns(row, cls, *own), **own)

@@ -131,17 +131,6 @@ def get_run(session: Session, reference: str) -> EvaluationRun:
     raise NotFound("run", reference, hint)
 
 
-def list_runs(session: Session, limit: int = 50, status: str | None = None) -> Sequence[EvaluationRun]:
-    """The newest first."""
-    query = (
-        select(EvaluationRun)
-        .options(joinedload(EvaluationRun.model), joinedload(EvaluationRun.benchmark))
-        .order_by(EvaluationRun.created_at.desc(), EvaluationRun.id.desc())
-        .limit(limit)
-    )
-    return session.scalars(query if status is None else query.where(EvaluationRun.status == status)).all()
-
-
 def items_query(
     run: EvaluationRun,
     *,

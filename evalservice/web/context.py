@@ -28,14 +28,28 @@ from evalservice.database import transaction
 from evalservice.errors import PreconditionFailed, Unauthenticated
 from evalservice.organizations.identity import Authenticator, Caller, Permission
 from evalservice.organizations.secrets import SecretBox
-from evalservice.tables import BenchmarkSuite, Model
+from evalservice.tables import BenchmarkSuite, EvaluationRun, Model
+from evalservice.web.middleware import identified
 
+Authenticate = Callable[[Session, str], Caller]
+"""Finds a key's holder and makes the transaction theirs. Raises Unauthenticated."""
 CheckRun = Callable[[Model, BenchmarkSuite, ModelConfig], None]
+OnRun = Callable[[Session, EvaluationRun], None]
 Readiness = Callable[[], Mapping[str, str]]
+OnRequest = Callable[[str, str, int, float], None]
+"""Is told of each answer: method, route (its template), status, and the seconds until it began."""
 
 
 def _nothing_else_to_check() -> Mapping[str, str]:
     return {}
+
+
+def _left_to_supervisors(session: Session, run: EvaluationRun) -> None:
+    pass
+
+
+def _nobody_counts(method: str, route: str, status: int, seconds: float) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +57,9 @@ class Wiring:
     """What the application is made of.
 
     platforms: those whose models this installation can call. check_run: raises for a run that could not work here.
-    readiness: part → "" when it works, else what is wrong. private_addresses: whether models may live on loopback and
-    private networks.
+    on_run: is told of a new run in the transaction that makes it, and may claim it. readiness: part → "" when it works,
+    else what is wrong. on_request: counts answers. private_addresses: whether models may live on loopback and private
+    networks. local_files: whether `file_path` is a path of this machine, for who may read its files anyway.
     """
 
     engine: Engine
@@ -52,10 +67,13 @@ class Wiring:
     data_root: str
     platforms: Sequence[str]
     check_run: CheckRun
+    on_run: OnRun = _left_to_supervisors
     readiness: Readiness = _nothing_else_to_check
+    on_request: OnRequest = _nobody_counts
     private_addresses: bool = True
+    local_files: bool = False
     max_upload_bytes: int = 64 << 30
-    authenticate: Authenticator = field(default_factory=Authenticator)
+    authenticate: Authenticate = field(default_factory=Authenticator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +137,9 @@ def wiring_of(request: Request) -> Wiring:
 def _identify(wiring: Wiring, session: Session, credentials: HTTPAuthorizationCredentials | None) -> Caller:
     if credentials is None:
         raise Unauthenticated("send your API key as `Authorization: Bearer evs_…`")
-    return wiring.authenticate(session, credentials.credentials)
+    caller = wiring.authenticate(session, credentials.credentials)
+    identified(caller.organization_id)
+    return caller
 
 
 def _opening(permission: Permission) -> Callable[[Request, Credentials], Iterator[Context]]:
@@ -127,7 +147,6 @@ def _opening(permission: Permission) -> Callable[[Request, Credentials], Iterato
         wiring = wiring_of(request)
         with transaction(wiring.engine) as session:
             caller = _identify(wiring, session, credentials)
-            request.state.organization_id = caller.organization_id
             caller.require(permission)
             yield Context(session, caller, wiring, request)
 

@@ -1,11 +1,11 @@
-"""Around every request: its id, a line in the log, and a limit to its body. Plain ASGI: streams stay streams."""
+"""Around every request: its id, a line in the log, a count, a limit to its body. Plain ASGI: streams stay streams."""
 
 from __future__ import annotations
 
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,21 +15,44 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 log = logging.getLogger("evalservice.requests")
-_current: ContextVar[str] = ContextVar("request_id", default="")
+_current: ContextVar[dict[str, str] | None] = ContextVar("request", default=None)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 QUIET = ("/healthz", "/readyz")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 def request_id() -> str:
     """The id of the request that is being answered; empty outside of one."""
-    return _current.get()
+    return request_fields().get("request_id", "")
+
+
+def request_fields() -> Mapping[str, str]:
+    """What each line of the log says of the request that is being answered: `request_id`, and whose it is once that is
+    known (`organization_id`). Empty outside of one."""
+    return _current.get() or {}
+
+
+def identified(organization_id: object) -> None:
+    """The request that is being answered is one of this organization's."""
+    fields = _current.get()
+    if fields is not None:  # the dictionary is shared by all threads that answer the request, the variable is not
+        fields["organization_id"] = str(organization_id)
 
 
 class RequestLog:
-    """Gives each request an id (a sensible `X-Request-Id` is kept), answers with it, and logs one line."""
+    """Gives each request an id (a sensible `X-Request-Id` is kept), answers with it, logs one line and counts one.
 
-    def __init__(self, app: ASGIApp, on_fault: Callable[[Exception], Response]) -> None:
-        self.app, self._on_fault = app, on_fault
+    on_fault: the answer to what no handler took. on_request: told of method, route, status, and seconds until the
+    answer began; a route is a template of ours or "unmatched", so that nobody can make up more of them.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        on_fault: Callable[[Exception], Response],
+        on_request: Callable[[str, str, int, float], None],
+    ) -> None:
+        self.app, self._on_fault, self._on_request = app, on_fault, on_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. What no handler took is answered by `on_fault`, inside, where the id is known."""
@@ -38,14 +61,14 @@ class RequestLog:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         own = given if _ID.fullmatch(given) else str(uuid7())
-        token = _current.set(own)
+        token = _current.set({"request_id": own})
         started = time.perf_counter()
-        status = 0
+        began, status = 0.0, 0
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal began, status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                began, status = time.perf_counter(), message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = own
             await send(message)
 
@@ -56,19 +79,24 @@ class RequestLog:
                 raise  # half of the answer is sent: the connection ends here
             await self._on_fault(error)(scope, receive, answer)
         finally:
-            _current.reset(token)
             if scope["path"] not in QUIET:
-                log.info(
-                    "request",
-                    extra={
-                        "request_id": own,
-                        "method": scope["method"],
-                        "path": scope["path"],
-                        "status": status,
-                        "milliseconds": round((time.perf_counter() - started) * 1000, 1),
-                        "organization": str(scope.get("state", {}).get("organization_id", "")),
-                    },
-                )
+                self._tell(scope, status, began - started if began else 0.0, time.perf_counter() - started)
+            _current.reset(token)
+
+    def _tell(self, scope: Scope, status: int, until_begun: float, until_ended: float) -> None:
+        method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._on_request(method, route, status, until_begun)
+        log.info(
+            "request",
+            extra={
+                "method": scope["method"],
+                "path": scope["path"],
+                "route": route,
+                "status": status,
+                "milliseconds": round(until_ended * 1000, 1),
+            },
+        )
 
 
 class BodyLimit:

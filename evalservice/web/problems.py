@@ -115,7 +115,7 @@ def _http(_: Request, error: Exception) -> Response:
 
 def internal_problem(error: Exception) -> Response:
     """The answer to a fault of ours; the log has the rest."""
-    log.error("internal_error request_id=%s error=%s", request_id(), type(error).__name__, exc_info=error)
+    log.error("internal_error", extra={"error": type(error).__name__}, exc_info=error)
     return _answer(
         {
             "type": "https://evalservice.dev/problems/internal",

@@ -35,7 +35,7 @@ TABLE_OF = {
 
 def _document() -> dict[str, Any]:
     class Parts:
-        engine = None
+        engine = on_request = None
 
     return create_app(Parts()).openapi()  # type: ignore[arg-type]
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.conftest import Cli, kill_family, new_home, wait_until
+from tests.prometheus import discovered, scraped, total
 from tests.provider import RunningProvider
 
 
@@ -64,7 +65,7 @@ def up() -> Iterator[Up]:
 
 def test_runs_that_are_asked_for_over_http_are_driven_as_ray_jobs(up: Up, provider: RunningProvider) -> None:
     with up.client() as client:
-        assert client.get("/readyz").json()["parts"] == {"postgres": "ok", "ray": "ok"}
+        assert client.get("/readyz").json()["parts"] == {"postgres": "ok", "migrations": "ok", "ray": "ok"}
         cases = [{"input": f"What is {i} plus {i}?", "expected_output": str(2 * i)} for i in range(50)]
         bodies: dict[str, dict[str, Any]] = {
             "datasets": {"name": "sums", "test_cases": cases},
@@ -98,6 +99,16 @@ def test_runs_that_are_asked_for_over_http_are_driven_as_ray_jobs(up: Up, provid
             return client.get("/v1/metric-aggregations", params={"period": "day"}).json()["items"]
 
         assert wait_until(rolled_up, 60, what="the rollup of the day")[0]["sample_count"] > 0
+
+
+def test_prometheus_hears_of_what_the_drivers_of_the_service_have_stored(up: Up) -> None:
+    def told() -> bool:
+        time.sleep(1)
+        samples = scraped(*discovered(Path("/tmp/ray")))
+        stored = total(samples, "ray_evalservice_test_cases_total", platform="openai", outcome="completed")
+        return stored == 100 and total(samples, "ray_evalservice_runs_total", status="completed") == 2
+
+    wait_until(told, 60, what="the metrics of the two runs above")
 
 
 def test_ctrl_c_leaves_nothing_behind(up: Up) -> None:

@@ -110,7 +110,7 @@ CASES = [
         ("cannot be decrypted", "EVALSERVICE_SECRET_KEY"),
         {"EVALSERVICE_SECRET_KEY": "another key than the first"},
     ),
-    Case("no limit", "run --model good --benchmark sums --limit 0", 2, ("limit: 0", "from 1")),
+    Case("no limit", "run --model good --benchmark sums --limit 0", 2, ("limit: 0", "greater than or equal to 1")),
     Case("unknown run", "runs show 00000000", 1, ("run: '00000000'", "runs list")),
     Case("unknown status", "runs list --status lost", 2, ("status: 'lost'", "pending")),
     Case("wrong and failed", "runs items 00000000 --wrong --failed", 2, ("--wrong",)),

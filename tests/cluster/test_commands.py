@@ -120,7 +120,7 @@ def test_a_runs_own_settings_and_its_provenance_are_shown(everything: Any) -> No
     run = everything.ok(*command, "--limit", "1", "--priority", "3")
     shown = everything.ok("runs", "show", run["id"])
     assert (shown["name"], shown["priority"], shown["attempt"]) == ("first", 3, 1)
-    assert shown["model_config"] == {"temperature": 0.5}
+    assert shown["config"] == {"temperature": 0.5}
     assert shown["evaluation_config"] == {"limit": 1}
     assert shown["provenance"]["config"] == {"seed": 3, "temperature": 0.5}
     assert len(shown["configuration_hash"]) == 64

@@ -529,12 +529,7 @@ def _in_status(bench: Any, provider: RunningProvider, status: str) -> tuple[uuid
 
 
 def _pending(bench: Any, provider: RunningProvider) -> uuid.UUID:
-    from cluster.launch import new_run
-
-    model, benchmark = _cheapest(bench, provider)
-    run_id, lease = new_run(bench.platform, model=model, benchmark=benchmark, config={})
-    assert lease is None
-    return run_id
+    return uuid.UUID(bench.pending(*_cheapest(bench, provider))[0])
 
 
 def _cheapest(bench: Any, provider: RunningProvider) -> tuple[str, str]:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from cluster.demo.arithmetic import held_out_problems
-from evalservice.catalog.schemas import NewModel
 from evalservice.errors import EngineUnavailable, InvalidInput
 
 CHECKPOINTS = Path(__file__).parents[2] / "cluster/demo/checkpoints"
@@ -18,13 +17,9 @@ SAMPLING = {"temperature": 0, "max_tokens": 16}
 
 def self_hosted(bench: Any, platform: str, checkpoint: str, **values: Any) -> str:
     """Register a checkpoint of the demo; gives the model's name."""
-    from cluster.cli.common import register_model
-
     name = f"{platform}-{checkpoint}-{len(values)}"
-    new = NewModel(name=name, version=name, platform=platform, model_id=str(CHECKPOINTS / checkpoint), **values)
-    with bench.platform.transaction() as session:
-        register_model(bench.platform, session, new)
-    return name
+    model = {"name": name, "version": name, "platform": platform, "model_id": str(CHECKPOINTS / checkpoint)}
+    return str(bench.registered({**model, **values}))
 
 
 @pytest.mark.parametrize(

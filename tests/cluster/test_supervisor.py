@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,11 +22,8 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.cli.common import register_model
-from cluster.launch import new_run
 from cluster.periodic import Periodic
 from cluster.runtime import open_platform
-from evalservice.catalog.schemas import NewModel
 from evalservice.runs.lifecycle import request_cancel
 from evalservice.runs.queue import request_resume
 from evalservice.settings import Settings
@@ -64,10 +62,7 @@ class Cluster:
     def submit(self, provider: RunningProvider, count: int = 1, **options: Any) -> list[str]:
         """Pending runs of one model on one benchmark."""
         model, benchmark = self.bench.model(provider.url), self.bench.benchmark(RECORDS)
-        made = [
-            new_run(self.bench.platform, model=model, benchmark=benchmark, config={}, **options) for _ in range(count)
-        ]
-        return [str(run_id) for run_id, _ in made]
+        return self.bench.pending(model, benchmark, count, **options)
 
     def run(self, run_id: str) -> dict[str, Any]:
         [row] = self.bench.execute("SELECT * FROM evaluation_runs WHERE id = %s", run_id)
@@ -232,16 +227,14 @@ def test_a_run_whose_drivers_keep_dying_fails_with_the_reason(cluster: Cluster, 
 
 
 def test_a_run_that_needs_more_gpus_than_any_node_has_says_so_and_waits_until_it_is_cancelled(cluster: Cluster) -> None:
-    new = NewModel(name="large", platform="vllm", model_id="large", config={"engine": {"tensor_parallel_size": 4}})
-    with cluster.bench.platform.transaction() as session:
-        register_model(cluster.bench.platform, session, new)
-    benchmark = cluster.bench.benchmark(RECORDS)
-    run_id, _ = new_run(cluster.bench.platform, model="large", benchmark=benchmark, config={})
+    engine = {"engine": {"tensor_parallel_size": 4}}
+    large = cluster.bench.registered({"name": "large", "platform": "vllm", "model_id": "large", "config": engine})
+    [run_id] = cluster.bench.pending(large, cluster.bench.benchmark(RECORDS))
     with cluster.supervisor():
-        what = slowly(lambda: cluster.run(str(run_id))["metadata"].get("waiting_for"), what="that it is said")
+        what = slowly(lambda: cluster.run(run_id)["metadata"].get("waiting_for"), what="that it is said")
         with cluster.bench.platform.transaction() as session:
-            request_cancel(session, run_id)
-        ended = cluster.ended(str(run_id))
+            request_cancel(session, uuid.UUID(run_id))
+        ended = cluster.ended(run_id)
     assert what == "4 GPUs on one node; the largest has 0"
     assert (ended["status"], ended["metadata"].get("waiting_for")) == ("cancelled", None)
 

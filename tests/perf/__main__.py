@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.perf import hosted, paging, rollups, writing
+from tests.perf import hosted, paging, rollups, service, writing
 
 writing.main()
 rollups.main()
 paging.main()
 hosted.main()
+service.main([])
 if importlib.util.find_spec("vllm") is None:
     print("\nself-hosted: vLLM is not installed")
 else:

@@ -22,7 +22,7 @@ from evalservice.database import make_engine, tenant_transaction, transaction
 from evalservice.errors import InvalidTransition, LeaseHeld, LeaseLost
 from evalservice.runs.leases import abandon, give_back, hand_over, held_at, note_waiting
 from evalservice.runs.lifecycle import close, renew, request_cancel
-from evalservice.runs.queue import Work, claim_work, request_rescore, request_resume
+from evalservice.runs.queue import QueueState, Work, claim_work, queue_state, request_rescore, request_resume
 from evalservice.tables import new_id
 from tests.postgres import fill, fresh_database, service_login
 
@@ -283,3 +283,25 @@ def test_a_claim_among_ten_thousand_pending_runs_scans_no_table(queue: Queue) ->
     queue.sql("DELETE FROM evaluation_runs WHERE status = 'pending'")
     assert scans == (0,)
     assert sorted(seconds)[25] < 0.05, seconds
+
+
+def test_the_queue_says_what_waits_how_long_and_what_is_driven_over_all_organizations(queue: Queue) -> None:
+    def state() -> QueueState:
+        with transaction(queue.engine) as session:
+            return queue_state(session)
+
+    assert state() == QueueState(0, 0.0, 0)
+    for organization in queue.organizations[:2]:
+        queue.add(organization, 2)
+    queue.sql("UPDATE evaluation_runs SET updated_at = now() - interval '1 minute' WHERE status = 'pending'")
+    backing_off = queue.add(queue.organizations[2])
+    queue.sql("UPDATE evaluation_runs SET claim_after = now() + interval '1 hour' WHERE id = ANY(%s)", backing_off)
+    driven = queue.claimed()
+    found = state()
+    assert (found.waiting, found.driven) == (4, 1)
+    assert 60 <= found.oldest_seconds < 90
+    lapsed = "UPDATE evaluation_runs SET lease_expires_at = now() - interval '5 minutes' WHERE id = %s"
+    queue.sql(lapsed, driven.lease.run_id)
+    orphaned = state()
+    assert (orphaned.waiting, orphaned.driven) == (5, 0)
+    assert 300 <= orphaned.oldest_seconds < 330

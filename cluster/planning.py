@@ -1,0 +1,101 @@
+"""From a run in the database to the plan of its workers, and what can be checked before it is made. Knows no Ray."""
+
+from __future__ import annotations
+
+import socket
+from urllib.parse import urlsplit
+
+from sqlalchemy.orm import Session
+
+from actors.engines import check_here, check_options
+from actors.plan import RunPlan
+from cluster.runtime import Platform
+from evalservice.addresses import check_base_url, is_refused
+from evalservice.catalog.criteria import EvaluationCriteria
+from evalservice.catalog.model_config import ENGINES, OPENAI_URL, ModelConfig
+from evalservice.errors import ProviderUnreachable
+from evalservice.organizations.secrets import origin_of
+from evalservice.organizations.service import open_credential
+from evalservice.pricing import Price
+from evalservice.runs.service import run_config
+from evalservice.settings import Settings
+from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationRun, Model
+
+DEFAULT_CONCURRENCY = 64
+CONNECT_SECONDS = 5.0
+
+
+def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan:
+    """What the run's workers need. Raises Conflict when the model's credential cannot be decrypted here."""
+    model = session.get_one(Model, run.model_id)
+    dataset = session.get_one(EvaluationDataset, run.dataset_id)
+    criteria = EvaluationCriteria.model_validate(run.provenance["criteria"])
+    config = run_config(model, criteria, ModelConfig.parse("config", run.model_config))
+    private = platform.settings.private_addresses is not False
+    if model.base_url:
+        check_base_url(model.base_url, private=private)
+    key = None
+    if model.credential_id is not None:
+        origin = origin_of(model.base_url or OPENAI_URL)
+        key = open_credential(session, platform.box, run.organization_id, model.credential_id, origin)
+    price = None
+    if model.input_price_per_million is not None and model.output_price_per_million is not None:
+        price = Price(model.input_price_per_million, model.output_price_per_million)
+    return RunPlan(
+        run_id=str(run.id),
+        title=f"{model.name} × {run.provenance['benchmark']['name']}",
+        snapshot_uri=dataset.snapshot_uri,
+        criteria=run.provenance["criteria"],
+        platform=model.platform,
+        model_id=model.platform_model_id,
+        concurrency=int(run.evaluation_config.get("max_concurrency", DEFAULT_CONCURRENCY)),
+        base_url=model.base_url,
+        api_key=key,
+        price=price,
+        config=config.set_values(),
+        seed=criteria.seed,
+        total=run.total_test_cases,
+        private_addresses=private,
+    )
+
+
+def check_new_run(settings: Settings, model: Model, benchmark: BenchmarkSuite, own: ModelConfig) -> None:
+    """Refuse early what cannot work: nobody listens at the model's address, or its engine is not installed here.
+
+    Raises ProviderUnreachable, EngineUnavailable, InvalidInput.
+    """
+    if model.platform in ENGINES:
+        config = run_config(model, EvaluationCriteria.model_validate(benchmark.evaluation_criteria), own)
+        check_options(model.platform, config.engine or {}, config.sampling())
+        if not settings.ray_address:
+            check_here(model.platform, model.platform_model_id)
+        return
+    if settings.ray_address:
+        return  # the cluster's network is not this machine's
+    from actors.providers.hosted import environment_proxy  # not at the top: an HTTP client takes a while to load
+
+    url = model.base_url or OPENAI_URL
+    origin = urlsplit(origin_of(environment_proxy(url) or url))
+    assert origin.hostname is not None
+    try:
+        _connect(origin.hostname, origin.port or 443, private=settings.private_addresses is not False)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ProviderUnreachable(
+            f"base_url: {model.base_url or OPENAI_URL!r} of model {model.name!r} does not answer ({reason}): "
+            "start the server, or correct the address"
+        ) from None
+
+
+def _connect(host: str, port: int, *, private: bool) -> None:
+    """Raises OSError when nobody answers, or only at addresses that are not reached."""
+    found = [entry[4][0] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    allowed = [str(address) for address in found if not is_refused(str(address), private=private)]
+    failure = OSError("it resolves only to addresses that are not reached")
+    for address in allowed:
+        try:
+            socket.create_connection((address, port), CONNECT_SECONDS).close()
+            return
+        except OSError as error:
+            failure = error
+    raise failure

@@ -1,0 +1,13 @@
+# The environment of a node's Ray, which replicas and drivers inherit:   . env.sh && ray start …
+set -a
+. "$HOME/evalservice/deploy/secrets/cluster.env"
+# Only who has the token may talk to this Ray.
+RAY_AUTH_MODE=token
+RAY_AUTH_TOKEN_PATH="$HOME/evalservice/deploy/secrets/auth_token"
+# HAProxy in front of the replicas, and Serve without the hops that it does not need: five times the throughput. Serve
+# reads both when Ray starts.
+RAY_SERVE_ENABLE_HA_PROXY=1
+RAY_SERVE_THROUGHPUT_OPTIMIZED=1
+# A process that reserves no GPU sees all of its node's, as any process outside of Ray does.
+RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
+set +a

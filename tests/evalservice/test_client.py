@@ -1,0 +1,141 @@
+"""The client: problems become the errors that they stand for, and an application in this process streams both ways."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from evalservice import errors
+from evalservice.client import Client, path_of
+from evalservice.errors import AlreadyExists, EvalserviceError, InvalidInput, InvalidRecords, ServiceUnreachable
+from evalservice.web.inprocess import InProcess
+from evalservice.web.problems import add_handlers
+
+KEY = SecretStr("evs_0")
+SAID: list[EvalserviceError] = [
+    InvalidInput("limit", -1, "1 or more"),
+    InvalidRecords("a.jsonl", [errors.BadRecord(2, "input", "it is missing")], 7),
+    *(
+        kind("what happened")
+        for kind in (errors.TooLarge, errors.Forbidden, AlreadyExists, errors.LeaseHeld, errors.StorageFailed)
+    ),
+    errors.NotFound("model", "m", "known are n"),
+]
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    app = FastAPI()
+    add_handlers(app)
+
+    @app.get("/raises/{number}")
+    def raises(number: int) -> None:
+        raise SAID[number]
+
+    @app.get("/endless")
+    def endless() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            app.state.sent = 0
+            while True:
+                app.state.sent += 1
+                yield b"x" * 1000
+
+        return StreamingResponse(pieces())
+
+    @app.put("/counted")
+    async def counted(request: Request) -> dict[str, int]:
+        return {"bytes": sum([len(piece) async for piece in request.stream()])}
+
+    @app.get("/broken")
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    return app
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[Client]:
+    with Client("http://here", KEY, InProcess(app)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("number", range(len(SAID)))
+def test_a_problem_is_raised_as_the_error_that_it_was(client: Client, number: int) -> None:
+    said = SAID[number]
+    with pytest.raises(type(said)) as raised:
+        client.get(f"/raises/{number}")
+    assert (raised.value.message, raised.value.exit_code) == (said.message, said.exit_code)
+    if isinstance(said, InvalidRecords):
+        assert (raised.value.bad, raised.value.total) == (said.bad, said.total)  # type: ignore[attr-defined]
+
+
+@given(st.dictionaries(st.text(max_size=10), st.none() | st.integers() | st.text(), max_size=5), st.integers(400, 599))
+def test_any_document_makes_an_error_of_one_line_or_more(problem: dict[str, object], status: int) -> None:
+    assert isinstance(errors.error_of(problem, status), EvalserviceError)
+
+
+def test_an_answer_is_read_as_it_comes_and_one_that_is_left_ends(app: FastAPI, client: Client) -> None:
+    with client.download("/endless") as answer:
+        taken = answer.iter_bytes(1000)
+        for _ in range(20):
+            assert next(taken) == b"x" * 1000
+        time.sleep(0.2)
+        assert app.state.sent < 60
+    time.sleep(0.2)
+    sent = app.state.sent
+    time.sleep(0.2)
+    assert app.state.sent == sent
+
+
+def test_a_body_is_sent_as_it_is_made(client: Client) -> None:
+    assert client.upload("/counted", (b"x" * 1000 for _ in range(500))) == {"bytes": 500_000}
+
+
+def test_a_fault_of_the_application_in_this_process_is_raised(client: Client) -> None:
+    with pytest.raises(ZeroDivisionError):
+        client.get("/broken")
+
+
+def test_reading_and_creating_are_repeated_and_changing_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append((request.method, request.headers.get("Idempotency-Key")))
+        return httpx.Response(503) if len(seen) < 3 else httpx.Response(200, json={})
+
+    monkeypatch.setattr("evalservice.client.time.sleep", lambda _: None)
+    client = Client("http://here", KEY)
+    client._http = httpx.Client(base_url="http://here", transport=httpx.MockTransport(answer))
+    assert client.post("/v1/models", {}) == {}
+    assert [method for method, _ in seen] == ["POST"] * 3
+    assert len({key for _, key in seen}) == 1
+    assert seen[0][1] is not None
+    seen.clear()
+    with pytest.raises(ServiceUnreachable):
+        client.patch("/v1/models/m", {})
+    assert len(seen) == 1
+
+
+def test_two_threads_share_a_client(client: Client) -> None:
+    done: list[dict[str, int]] = []
+    threads = [
+        threading.Thread(target=lambda: done.append(client.upload("/counted", iter([b"12", b"3"])))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done == [{"bytes": 3}] * 8
+
+
+def test_names_with_anything_in_them_are_one_step_of_a_path() -> None:
+    assert path_of("models", "a b/c@1") == "/v1/models/a%20b%2Fc@1"
