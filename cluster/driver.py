@@ -25,6 +25,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sqlalchemy import Engine
 
+from actors.garbage import collect_rarely
 from actors.plan import RunPlan
 from actors.signal import RunSignal
 from cluster.meter import RunMeter, reporting
@@ -102,6 +103,7 @@ def drive(job: Drive, stop: Stop) -> EvaluationRun:
     the run is then still `running` and can be resumed. Any other fault closes it as `failed` with the reason and is
     raised again.
     """
+    collect_rarely()
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     signal = ray.remote(RunSignal).options(num_cpus=0, max_concurrency=100_000, scheduling_strategy=here).remote()
     meter = RunMeter(str(job.organization_id), job.plan.platform)

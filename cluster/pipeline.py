@@ -141,6 +141,7 @@ def _graph(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool) 
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what was lost is found by counting, and logged below
     context.print_on_execution_start = False
+    context.memory_usage_poll_interval_s = None  # a thread a block, in actors that need the time for their work
     context.execution_options.preserve_order = False
     retries = 0 if alone else RETRIES
     generate, tasks = _generation_pool(plan, alone=alone)
@@ -185,7 +186,7 @@ def _generation_pool(plan: RunPlan, *, alone: bool) -> tuple[ActorPoolStrategy, 
         ), 4 * most
     actors = plan.actors
     share = math.ceil(plan.concurrency / actors)
-    tasks = 2 * math.ceil(share / plan.block_rows)  # half of them are sent, half are ready to take their place
+    tasks = 4 * math.ceil(share / plan.block_rows)  # a quarter of them is sent, the others are there before they can be
     return ActorPoolStrategy(
         size=actors, max_tasks_in_flight_per_actor=tasks, max_concurrent_calls_per_actor=tasks
     ), tasks * actors
