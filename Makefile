@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install demo test lint perf dist clean
+.PHONY: install demo test lint perf chaos dist clean
 
 install: $(VENV)/.core
 
@@ -21,6 +21,10 @@ lint: $(VENV)/.test
 
 perf: $(VENV)/.test $(VENV)/.engine
 	$(VENV)/bin/python -m tests.perf
+
+# Twenty runs while every part of the service is killed in turn; ten minutes.
+chaos: $(VENV)/.test
+	EVALSERVICE_CHAOS=1 $(VENV)/bin/python -m pytest -q -s tests/chaos
 
 # What a cluster installs: the code as a wheel, and the versions that it was tested with.
 dist: $(VENV)/.venv

@@ -53,6 +53,24 @@ class JsonFormatter(logging.Formatter):
             return orjson.dumps({name: ascii(value) for name, value in line.items()}).decode()
 
 
+class TextFormatter(logging.Formatter):
+    """A record as a line for people: `warning: database_away run_id=0193…`. What is not printable is escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line; a traceback is not shown."""
+        fields = {name: str(value) for name, value in vars(record).items() if name not in _OWN}
+        words = [record.getMessage(), *(f"{name}={value}" for name, value in fields.items())]
+        line = " ".join(word if word.isprintable() else ascii(word) for word in words)
+        return f"{record.levelname.lower()}: {line}"
+
+
+def log_as_text() -> None:
+    """Say what our own packages warn of, on stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(TextFormatter())
+    _send(handler, logging.WARNING)
+
+
 def log_as_json(fields: Fields = _no_fields, *, stream: TextIO | None = None, level: int = logging.INFO) -> None:
     """Send what our own packages log to a stream as JSON, and nothing of it to other handlers.
 
@@ -61,6 +79,10 @@ def log_as_json(fields: Fields = _no_fields, *, stream: TextIO | None = None, le
     """
     handler = logging.StreamHandler(stream or sys.__stderr__ or sys.stderr)
     handler.setFormatter(JsonFormatter(fields))
+    _send(handler, level)
+
+
+def _send(handler: logging.Handler, level: int) -> None:
     for name in OURS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

@@ -27,6 +27,7 @@ from cluster.cli import (
     up,
 )
 from cluster.cli.output import note, quiet_broken_pipe, take_stdout
+from cluster.observability import log_as_text
 from evalservice.errors import EvalserviceError, InvalidRecords
 
 app = typer.Typer(
@@ -59,6 +60,7 @@ _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__na
 def main() -> None:
     """Run a command; errors of the user's or the world's become one line on stderr and an exit code."""
     take_stdout()
+    log_as_text()
     code = 0
     try:
         with quiet_broken_pipe():

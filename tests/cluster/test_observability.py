@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cluster import job
-from cluster.observability import OURS, log_as_json
+from cluster.observability import OURS, TextFormatter, log_as_json
 
 
 @pytest.fixture
@@ -73,3 +73,8 @@ def test_a_driver_says_its_run_and_organization_in_every_line_and_crashes_in_one
     [line] = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
     assert (line["run_id"], line["organization_id"], line["attempt"]) == (str(run), str(organization), "3")
     assert (line["event"], line["error"]) == ("driver_crashed", "ZeroDivisionError: a fault of ours")
+
+
+def test_a_warning_for_people_is_one_line_whatever_its_fields_hold() -> None:
+    record = logging.makeLogRecord({"levelname": "WARNING", "msg": "blocks_lost", "run_id": "r", "last": "a\nb\x1b[2J"})
+    assert TextFormatter().format(record) == "warning: blocks_lost run_id=r 'last=a\\nb\\x1b[2J'"
