@@ -57,10 +57,8 @@ def create_app(wiring: Wiring, *, raise_faults: bool = False) -> FastAPI:
     app.state.wiring = wiring
     add_handlers(app)
     app.include_router(_health(wiring))
-    version = APIRouter(prefix="/v1", responses=RESPONSES)
     for router in ROUTERS:
-        version.include_router(router)
-    app.include_router(version)
+        app.include_router(router, prefix="/v1", responses=RESPONSES)
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=1)
     app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES, unlimited=("/v1/dataset-files/",))
     app.add_middleware(RequestLog, on_fault=_raised if raise_faults else internal_problem, on_request=wiring.on_request)
