@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,6 +16,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, make_url
 
 import migrations
@@ -31,6 +33,17 @@ from tests.postgres import (  # noqa: F401
     template_database,
     with_login,
 )
+
+
+def test_the_files_names_tell_the_revisions_and_their_order() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("path_separator", "os")
+    script = ScriptDirectory.from_config(config)
+    found = [revision.revision for revision in script.walk_revisions()]
+    assert migrations._known() == found[::-1]
+    assert script.get_heads() == [migrations.head_revision()]
+    assert not migrations.is_known("9999")
 
 
 def tables(url: str) -> set[str]:

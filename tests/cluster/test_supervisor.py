@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -30,6 +23,7 @@ from evalservice.settings import Settings
 from tests.conftest import ROOT, Bench, clean_environment, kill_family, new_home, wait_until
 from tests.postgres import fresh_database
 from tests.provider import RunningProvider
+from tests.ray_head import RayHead, ray_head
 
 COUNT = 60
 RECORDS = [{"input": f"What is {n} + {7 * n}?", "expected_output": str(8 * n)} for n in range(COUNT)]
@@ -55,9 +49,7 @@ class Cluster:
     """A Ray cluster of two CPUs whose nodes know the database, and supervisors in processes of their own."""
 
     bench: Bench
-    environment: dict[str, str]
-    dashboard: str
-    logs: Path
+    head: RayHead
 
     def submit(self, provider: RunningProvider, count: int = 1, **options: Any) -> list[str]:
         """Pending runs of one model on one benchmark."""
@@ -85,20 +77,15 @@ class Cluster:
         assert len(found) == 1
         return found[0]
 
-    def api(self, path: str, method: str = "GET") -> Any:
-        """What the dashboard asks of Ray."""
-        token = os.environ.get("RAY_AUTH_TOKEN") or (Path.home() / ".ray" / "auth_token").read_text().strip()
-        request = urllib.request.Request(
-            self.dashboard + path, method=method, headers={"X-Ray-Authorization": f"Bearer {token}"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-
     @contextmanager
     def supervisor(self) -> Iterator[subprocess.Popen[bytes]]:
-        with (self.logs / "supervisors.log").open("ab") as log:
+        with (self.head.logs / "supervisors.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", SUPERVISOR], cwd=ROOT, env=self.environment, stderr=log, start_new_session=True
+                [sys.executable, "-c", SUPERVISOR],
+                cwd=ROOT,
+                env=self.head.environment,
+                stderr=log,
+                start_new_session=True,
             )
         try:
             yield process
@@ -120,50 +107,17 @@ def _drives(command: list[str], run_id: str) -> bool:
     return command[1:4] == ["-m", "cluster.job", run_id]
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def cluster(postgres_server: str, template_database: str) -> Iterator[Cluster]:
-    """As an operator starts it: `ray start --head`, with the database in the node's environment."""
-    port, dashboard = _free_port(), _free_port()
-    with ExitStack() as stack:
-        home = stack.enter_context(new_home())
-        url = stack.enter_context(fresh_database(postgres_server, template=template_database))
-        logs = Path(tempfile.mkdtemp(prefix="es-ray-"))
-        stack.callback(shutil.rmtree, logs, ignore_errors=True)
-        environment = clean_environment(EVALSERVICE_HOME=str(home), DATABASE_URL=url, RAY_AUTH_MODE="token")
+    """As an operator starts it, with the database in the node's environment."""
+    with new_home() as home, fresh_database(postgres_server, template=template_database) as url:
+        environment = clean_environment(EVALSERVICE_HOME=str(home), DATABASE_URL=url)
         environment["EVALSERVICE_PRIVATE_ADDRESSES"] = "true"
-        address = f"127.0.0.1:{port}"
-        options = [
-            "--block",
-            f"--port={port}",
-            f"--dashboard-port={dashboard}",
-            "--node-ip-address=127.0.0.1",
-            "--num-cpus=2",
-        ]
-        options += [f"--dashboard-agent-listen-port={_free_port()}"]  # the tests' own Ray has the usual one
-        options += [
-            f"--temp-dir={logs}",
-            "--object-store-memory=200000000",
-            "--disable-usage-stats",
-        ]
-        command = [str(Path(sys.executable).parent / "ray"), "start", "--head", *options]
-        with (logs / "head.log").open("wb") as log:
-            head = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True)
-        stack.callback(kill_family, head)
-        slowly(
-            lambda: b"ray stop" in (logs / "head.log").read_bytes() or head.poll() is not None,
-            60,
-            what="the start of Ray",
-        )
-        assert head.poll() is None, (logs / "head.log").read_text()
-        platform = stack.enter_context(open_platform(Settings(home=home, database_url=url, ray_address=address)))
-        bench = Bench(platform, url)
-        yield Cluster(bench, {**environment, "RAY_ADDRESS": address}, f"http://127.0.0.1:{dashboard}", logs)
+        with (
+            ray_head(home, environment) as head,
+            open_platform(Settings(home=home, database_url=url, ray_address=head.address)) as platform,
+        ):
+            yield Cluster(Bench(platform, url), head)
 
 
 def test_a_run_is_a_job_with_its_names_and_its_log_and_survives_the_death_of_driver_and_supervisor(
@@ -173,7 +127,7 @@ def test_a_run_is_a_job_with_its_names_and_its_log_and_survives_the_death_of_dri
     [run_id] = cluster.submit(provider, max_concurrency=4)
     with cluster.supervisor() as first:
         cluster.storing(run_id)
-        job = cluster.api(f"/api/jobs/run-{run_id}-1")
+        job = cluster.head.api(f"/api/jobs/run-{run_id}-1")
         row = cluster.run(run_id)
         kill_family(first)
         cluster.driver(run_id).kill()
@@ -183,7 +137,7 @@ def test_a_run_is_a_job_with_its_names_and_its_log_and_survives_the_death_of_dri
         ended = cluster.ended(run_id)
     assert job["status"] == "RUNNING"
     assert (job["metadata"]["run"], job["metadata"]["model"]) == (run_id, row["provenance"]["model"]["name"])
-    assert "run_started" in cluster.api(f"/api/jobs/run-{run_id}-1/logs")["logs"]
+    assert "run_started" in cluster.head.api(f"/api/jobs/run-{run_id}-1/logs")["logs"]
     assert (ended["status"], ended["attempt"], ended["orphaned"]) == ("completed", 2, 1)
     assert [r["test_case_index"] for r in cluster.bench.rows(run_id)] == list(range(COUNT))
     assert 0 < kept < COUNT
@@ -198,7 +152,7 @@ def test_a_job_that_is_stopped_in_the_dashboard_fails_its_run_and_the_run_can_be
     [run_id] = cluster.submit(provider, max_concurrency=4)
     with cluster.supervisor():
         cluster.storing(run_id)
-        cluster.api(f"/api/jobs/run-{run_id}-1/stop", "POST")
+        cluster.head.api(f"/api/jobs/run-{run_id}-1/stop", "POST")
         stopped = cluster.ended(run_id, 20)
         provider.control(latency=0.01)
         with cluster.bench.platform.transaction() as session:
