@@ -1,4 +1,4 @@
-"""Cyclic garbage collection in an actor that answers thousands of rows a second."""
+"""Cyclic garbage collection in a process through which thousands of rows a second pass: an actor, a driver."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Generate:
             return await self._backend.complete(requests, stop)
         except EngineUnavailable as error:
             # The engine died under way. So does this actor: Ray starts another and gives it the same block.
-            log.error("engine_died run=%s error=%s", self._plan.run_id, error.message)
+            log.error("engine_died", extra={"run_id": self._plan.run_id, "error": error.message})
             os._exit(1)
 
     def _sampling_of(self, epoch: int) -> dict[str, Any]:

@@ -90,6 +90,6 @@ class Follower:
                 else:
                     self.go.set()
         except Exception as error:
-            log.warning("driver_lost error=%s", type(error).__name__)
+            log.warning("driver_lost", extra={"error": type(error).__name__})
         self.stop.set()
         self.go.set()

@@ -11,7 +11,7 @@ from evalservice.catalog.model_config import ENGINES
 from evalservice.web.context import Wiring
 
 
-def wiring_of(platform: Platform, **own: Any) -> Wiring:
+def platform_wiring(platform: Platform, **own: Any) -> Wiring:
     """own: the parts that depend on who runs the application, see `Wiring`."""
     return Wiring(
         engine=platform.engine,

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from cluster.hub import keep_hub
+from cluster.hub import find_hub, keep_hub
 from cluster.metrics import DRIVEN, QUEUE_AGE, QUEUE_LENGTH, Meters
 from evalservice.database import transaction
 from evalservice.runs.queue import queue_state
@@ -21,7 +21,7 @@ class ServiceGauges:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._meters = Meters()
-        self._hub: Any = None
+        self._kept: Any = None
 
     def tell(self) -> None:
         """To be called every `SECONDS`. Raises DatabaseUnavailable."""
@@ -30,5 +30,7 @@ class ServiceGauges:
         self._meters.set(QUEUE_LENGTH, state.waiting)
         self._meters.set(QUEUE_AGE, state.oldest_seconds)
         self._meters.set(DRIVEN, state.driven)
-        self._hub = keep_hub()
-        self._hub.show.remote()
+        hub = find_hub()  # a handle that keeps nothing alive: the first one does, so it is not to be replaced
+        if hub is None:
+            hub = self._kept = keep_hub()
+        hub.show.remote()

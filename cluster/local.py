@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
-from cluster.application import wiring_of
+from cluster.application import platform_wiring
 from cluster.planning import plan_of
 from cluster.runtime import Platform
 from evalservice.api import create_app
@@ -55,4 +55,4 @@ def _wiring(platform: Platform, claims: Claims) -> Wiring:
         set_organization(session, platform.organization_id)
         return Caller(platform.organization_id, platform.user_id, "owner", frozenset(PERMISSIONS), uuid.UUID(int=0))
 
-    return wiring_of(platform, on_run=claims, local_files=True, authenticate=local_user)
+    return platform_wiring(platform, on_run=claims, local_files=True, authenticate=local_user)

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from ray import serve
 
 from cluster import gauges
-from cluster.application import wiring_of
+from cluster.application import platform_wiring
 from cluster.metrics import REQUEST_SECONDS, REQUESTS, Meters
 from cluster.observability import log_as_json
 from cluster.runtime import Platform, open_platform, read_service_settings, schema_problem
@@ -115,7 +115,7 @@ def served_wiring(platform: Platform) -> Wiring:
         meters.count(REQUESTS, 1, method, route, str(status))
         meters.observe(REQUEST_SECONDS, seconds, method, route)
 
-    return wiring_of(
+    return platform_wiring(
         platform,
         readiness=lambda: {"migrations": schema_problem(platform.engine), **_ray_readiness()},
         on_request=on_request,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -26,10 +26,13 @@ from pydantic import SecretStr
 from evalservice.errors import InvalidInput, ServiceUnreachable, error_of
 
 ATTEMPTS = 4
-_AGAIN = frozenset({502, 503, 504})
+_AGAIN = frozenset({"database-unavailable", "unavailable"})
+"""Problems that pass; others of status 503 (no engine, an old schema) stay."""
 _MOST_ON_A_PAGE = 1000
 _TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 """Seconds. Registering a large dataset is answered when every record has been read."""
+_EVENTS_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+"""A stream of events says something four times as often, if only that it is still there."""
 
 
 class Client:
@@ -42,7 +45,11 @@ class Client:
             base_url=self.url,
             transport=transport,
             timeout=_TIMEOUT,
-            headers={"Authorization": f"Bearer {_header(api_key)}", "User-Agent": "evalservice"},
+            headers={
+                "Authorization": f"Bearer {_header(api_key)}",
+                "User-Agent": "evalservice",
+                **({} if self._may_repeat else {"Accept-Encoding": "identity"}),
+            },
         )
 
     def get(self, path: str, **query: Any) -> Any:
@@ -80,9 +87,9 @@ class Client:
         return _document(answer)
 
     @contextmanager
-    def download(self, path: str, **query: Any) -> Iterator[httpx.Response]:
+    def download(self, path: str, *, timeout: httpx.Timeout = _TIMEOUT, **query: Any) -> Iterator[httpx.Response]:
         """A body that is read piece by piece."""
-        with self._failures(), self._http.stream("GET", path, params=_given(query)) as answer:
+        with self._failures(), self._http.stream("GET", path, params=_given(query), timeout=timeout) as answer:
             if answer.status_code != 200:
                 answer.read()
                 _document(answer)
@@ -91,7 +98,7 @@ class Client:
     def events(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Server-sent events, as (event, data), until the service ends the stream."""
         kind, data = "message", ""
-        with self.download(path) as answer:
+        with self.download(path, timeout=_EVENTS_TIMEOUT) as answer:
             for line in answer.iter_lines():
                 name, _, value = line.partition(":")
                 if name == "event":
@@ -134,7 +141,7 @@ class Client:
                 if last:
                     raise
             else:
-                if last or answer.status_code not in _AGAIN:
+                if last or not _passes(answer):
                     return _document(answer)
             time.sleep(0.5 * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
@@ -143,7 +150,7 @@ class Client:
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             reason = str(error) or type(error).__name__
             raise ServiceUnreachable(f"{self.url} does not answer ({reason})") from error
 
@@ -157,16 +164,31 @@ def _document(answer: httpx.Response) -> Any:
     kind = answer.headers.get("Content-Type", "")
     if answer.status_code in (204, 304):
         return None
-    if "json" in kind:
-        document = orjson.loads(answer.content)
-        if answer.is_success:
-            return document
-        if isinstance(document, dict):
-            raise error_of(document, answer.status_code)
+    found, document = _json(answer)
+    if found and answer.is_success:
+        return document
+    if isinstance(document, dict):
+        raise error_of(document, answer.status_code)
     raise ServiceUnreachable(
         f"{answer.request.url.copy_with(query=None)} answered {answer.status_code} ({kind or 'no content type'}), "
         "which is no answer of evalservice"
     )
+
+
+def _json(answer: httpx.Response) -> tuple[bool, Any]:
+    """Whether the answer is JSON, and what it says."""
+    if "json" in answer.headers.get("Content-Type", ""):
+        with suppress(orjson.JSONDecodeError):
+            return True, orjson.loads(answer.content)
+    return False, None
+
+
+def _passes(answer: httpx.Response) -> bool:
+    """Whether asking again may help: a gateway that reaches nobody, or Postgres away for a moment."""
+    if answer.status_code not in (502, 503, 504):
+        return False
+    _, document = _json(answer)
+    return not isinstance(document, dict) or str(document.get("type", "")).rpartition("/")[2] in _AGAIN
 
 
 def _given(query: Mapping[str, Any]) -> dict[str, Any]:

@@ -246,8 +246,12 @@ def error_of(problem: Mapping[str, Any], status: int) -> EvalserviceError:
         error.field, error.value = str(problem.get("field", "")), None
         error.accepted = str(problem.get("accepted", ""))
     if isinstance(error, InvalidRecords):
-        records = [BadRecord(r["line"], r["field"], r["problem"]) for r in problem.get("records", [])]
-        error.bad, error.total = tuple(records), int(problem.get("total", len(records)))
+        given = problem.get("records")
+        records = [r for r in given if isinstance(r, dict)] if isinstance(given, list) else []
+        bad = (BadRecord(r.get("line", 0), str(r.get("field", "")), str(r.get("problem", ""))) for r in records)
+        error.bad = tuple(bad)
+        total = problem.get("total")
+        error.total = total if isinstance(total, int) else len(error.bad)
     return error
 
 

@@ -88,6 +88,9 @@ def main() -> None:
         note(f"error: internal: {type(error).__name__}: {lines[0] if lines else ''}")
         note(f"  the traceback is in {_keep_traceback()}; please report it")
         code = 1
+    if code == 130:
+        sys.stderr.flush()
+        os._exit(code)  # a thread that still works is not waited for; Postgres rolls back what it did
     sys.exit(code)
 
 

@@ -74,7 +74,7 @@ def platform() -> Iterator[Platform]:
 
     settings = read_settings()
     if settings.url is not None:
-        raise InvalidInput("EVALSERVICE_URL", settings.url, "unset: this command works on this machine")
+        raise InvalidInput("EVALSERVICE_URL", "…", "unset: this command works on this machine")
     with _platform(settings) as opened:
         yield opened
 
@@ -215,10 +215,19 @@ def tell_archived(kind: str, name: str, kept: dict[str, Any] | None, json: bool)
 def named(
     kind: str, wanted: str, found: Iterable[dict[str, Any]], names: Callable[[dict[str, Any]], Sequence[str]]
 ) -> dict[str, Any]:
-    """The one item that is called so. Raises NotFound that says what there is."""
-    known = []
+    """The item of that name (the first of `names`), else the one of that id or prefix.
+
+    Raises NotFound that says what there is, and InvalidInput when several begin so.
+    """
+    known, matches = [], []
     for item in found:
-        if wanted in names(item):
+        if wanted == names(item)[0]:
             return item
+        if wanted in names(item):
+            matches.append(item)
         known.append(names(item)[0])
+    if len(matches) > 1:
+        raise InvalidInput(kind, wanted, f"one of {', '.join(names(item)[0] for item in matches)}")
+    if matches:
+        return matches[0]
     raise NotFound(kind, wanted, f"known are {', '.join(known[:20])}" if known else "there is none yet")

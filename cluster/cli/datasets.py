@@ -79,7 +79,7 @@ def add(
             "input_schema": json_file("input_schema", input_schema),
             "output_schema": json_file("output_schema", output_schema),
             "file_format": file_format or guess_format(file),
-            "source": str(file),
+            "source": str(file.absolute()),
         },
     )
     body = {**body_of(new), "mapping": mapping}

@@ -45,12 +45,14 @@ def demo(
       evalservice demo --base-url http://localhost:11434/v1 --model-id llama3.2
     """
     from cluster.cli.leaderboard import show
-    from cluster.runtime import stop_ray
+    from cluster.cli.run import leave_ray
 
     if (base_url is None) != (not model_id):
         raise InvalidInput("--model-id" if base_url else "--base-url", None, "give --base-url and --model-id together")
     started = time.monotonic()
     with service() as opened:
+        if opened.platform is None and base_url is None:
+            raise InvalidInput("--base-url", None, "a server that the service reaches: the demo's models are files")
         _register_benchmark(opened.client)
         given = _hosted(base_url, model_id or [], api_key_env) if base_url else _self_hosted()
         names = [_register_model(opened.client, model) for model in given]
@@ -61,8 +63,7 @@ def demo(
                 if ended[-1]["status"] == "cancelled":
                     break
         finally:
-            if opened.platform is not None:
-                stop_ray()
+            leave_ray(opened)
         board = opened.client.get(path_of("leaderboards", NAME))
     stored = sum(run["completed_test_cases"] + run["failed_test_cases"] for run in ended)
     if json:
@@ -120,18 +121,14 @@ def _register_model(client: Client, model: dict[str, Any]) -> str:
 
 
 def _run(opened: Service, name: str) -> dict[str, Any]:
-    from cluster.cli.follow import follow
-    from cluster.cli.run import document, drive_here
+    from cluster.cli.run import document, to_its_end
     from evalservice.runs.lifecycle import driver_name
 
     if opened.claims is not None:
         opened.claims.owner = driver_name()
     run_id = opened.client.post(path_of("evaluation-runs"), {"model": name, "benchmark": NAME})["id"]
     shown_name = name.partition("@")[0]
-    if opened.platform is not None:
-        run = drive_here(opened, run_id, shown_name, keep_ray=True)
-    else:
-        run = follow(opened.client, run_id, shown_name)
+    run = to_its_end(opened, run_id, shown_name)
     result = run["aggregated_results"].get("numeric_match", {})
     note(f"{shown_name}: {run['status']} in {run['duration_seconds'] or 0:.1f} s, accuracy {with_interval(result)}")
     if run["error_message"]:

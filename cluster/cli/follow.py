@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.cli.output import note
 from evalservice.client import path_of
-from evalservice.errors import EvalserviceError, ServiceUnreachable
+from evalservice.errors import EvalserviceError, RunFailed, Unavailable
 
 if TYPE_CHECKING:
     from cluster.driver import Progress
@@ -47,14 +47,15 @@ def follow(client: Client, run_id: str, title: str) -> dict[str, Any]:
 def _to_its_end(client: Client, run_id: str, show: Callable[[Progress], None]) -> dict[str, Any]:
     """The run's document once nothing is left to be done on it. Connections that break are made again.
 
-    Raises what the service answers, and ServiceUnreachable when it stays away for two minutes.
+    Raises what the service answers, Unavailable when it stays away for two minutes, and RunFailed when what was asked
+    of an ended run could not be done.
     """
-    heard = time.monotonic()
+    away_since: float | None = None
     told = ""
     while True:
         try:
             for kind, data in client.events(path_of("evaluation-runs", run_id, "events")):
-                heard = time.monotonic()
+                away_since = None
                 if kind == "error":
                     raise EvalserviceError(str(data.get("detail", data)))
                 show(_progress(data))
@@ -63,11 +64,14 @@ def _to_its_end(client: Client, run_id: str, show: Callable[[Progress], None]) -
                     if waiting:
                         note(f"waiting for {waiting}")
             run: dict[str, Any] = client.get(path_of("evaluation-runs", run_id))
-            heard = time.monotonic()
+            away_since = None
             if run["status"] in ("completed", "failed", "cancelled") and run["requested_work"] is None:
+                if run["work_error"]:
+                    raise RunFailed(f"run {run_id}: {run['work_error']}")
                 return run
-        except ServiceUnreachable:
-            if time.monotonic() - heard > PATIENCE_SECONDS:
+        except Unavailable:
+            away_since = away_since or time.monotonic()
+            if time.monotonic() - away_since > PATIENCE_SECONDS:
                 raise
         time.sleep(AGAIN_SECONDS)
 

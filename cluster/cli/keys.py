@@ -9,6 +9,7 @@ import typer
 from cluster.cli.common import Json, minute, named, service
 from cluster.cli.output import note, print_json, print_table, say
 from evalservice.client import path_of
+from evalservice.errors import ServiceUnreachable
 
 if TYPE_CHECKING:
     from evalservice.client import Client
@@ -103,6 +104,8 @@ def _key(client: Client, wanted: str) -> dict[str, Any]:
 
 
 def _print_secret(key: dict[str, Any], json: bool) -> None:
+    if key["key"] is None:  # the first answer was lost, and a repetition does not tell secrets
+        raise ServiceUnreachable(f"key {key['name']!r} was made, but its secret was lost on the way: rotate it")
     if json:
         print_json(key)
         return

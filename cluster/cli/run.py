@@ -56,29 +56,36 @@ def run(
 
 def finish(opened: Service, run_id: str, json: bool) -> int:
     """See a run to its end, as its driver or by following the service's, and print it; 0 when it completed."""
-    ended = drive_here(opened, run_id) if opened.platform is not None else follow(opened.client, run_id, "asking")
+    try:
+        ended = to_its_end(opened, run_id, "asking")
+    finally:
+        leave_ray(opened)
     report(ended, json)
     return 0 if ended["status"] == "completed" else 1
 
 
-def drive_here(opened: Service, run_id: str, title: str = "asking", *, keep_ray: bool = False) -> dict[str, Any]:
-    """Drive a run that this process has claimed to its end; gives its document. keep_ray: more runs follow."""
+def to_its_end(opened: Service, run_id: str, title: str) -> dict[str, Any]:
+    """Drive a run that this process has claimed, or follow one that a service drives; gives its document."""
+    if opened.platform is None:
+        return follow(opened.client, run_id, title)
     from cluster.cli.progress import cancelled_by_signals, shown
     from cluster.driver import Stop
     from cluster.launch import run_claimed
-    from cluster.runtime import stop_ray
 
-    assert opened.platform is not None
     assert opened.claims is not None
     stop = Stop()
-    try:
-        with cancelled_by_signals(stop), shown(title) as show:
-            run_claimed(opened.platform, opened.claims.leases[UUID(run_id)], stop, show)
-    finally:
-        if not keep_ray:
-            stop_ray()
+    with cancelled_by_signals(stop), shown(title) as show:
+        run_claimed(opened.platform, opened.claims.leases[UUID(run_id)], stop, show)
     run: dict[str, Any] = opened.client.get(path_of("evaluation-runs", run_id))
     return run
+
+
+def leave_ray(opened: Service) -> None:
+    """No more runs are driven here; a local Ray ends."""
+    if opened.platform is not None:
+        from cluster.runtime import stop_ray
+
+        stop_ray()
 
 
 def report(run: dict[str, Any], json: bool) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -13,7 +14,12 @@ from cluster.cli.follow import follow
 from cluster.cli.output import note, print_json, print_table, say
 from cluster.cli.run import finish, report
 from evalservice.client import path_of
-from evalservice.errors import InvalidInput
+from evalservice.errors import InvalidInput, LeaseHeld
+
+if TYPE_CHECKING:
+    from evalservice.client import Client
+
+LEASE_PATIENCE_SECONDS = 20.0
 
 app = typer.Typer(help="Runs: look at them, cancel, resume, rescore, export.", no_args_is_help=True)
 
@@ -168,13 +174,27 @@ def resume(run_id: RunId, json: Json = False) -> int:
                 opened.claims.leases[lease.run_id] = lease
             goes_on = lease is not None
         else:
-            asked = opened.client.post(path_of("evaluation-runs", run["id"], "resume"))
+            asked = _asked_to_resume(opened.client, run["id"])
             goes_on = asked["status"] != "completed" or asked["requested_work"] is not None
         if goes_on:
             return finish(opened, run["id"], json)
         note(f"run {run['id']} is completed: nothing to resume")
         report(opened.client.get(path_of("evaluation-runs", run["id"])), json)
         return 0
+
+
+def _asked_to_resume(client: Client, run_id: str) -> dict[str, Any]:
+    """Ask the service; while the last driver's lease lasts, again. Raises LeaseHeld when it is being renewed."""
+    deadline = time.monotonic() + LEASE_PATIENCE_SECONDS
+    while True:
+        try:
+            asked: dict[str, Any] = client.post(path_of("evaluation-runs", run_id, "resume"))
+            return asked
+        except LeaseHeld:
+            if time.monotonic() > deadline:
+                raise
+            note("waiting for the last driver's lease")
+            time.sleep(2)
 
 
 @app.command("rescore")
@@ -210,13 +230,12 @@ def export(
         raise InvalidInput("format", file_format, f"accepted are {', '.join(FORMATS)}")
     if output is None and (json or file_format == "parquet"):
         raise InvalidInput("output", None, "a file, with --json or --format parquet")
-    with (
-        service() as opened,
-        opened.client.download(path_of("evaluation-runs", run_id, "export"), format=file_format) as answer,
-    ):
-        rows = int(answer.headers["X-Row-Count"])
-        write_whole(answer.iter_bytes(), output if output is not None else binary_stdout())
+    with service() as opened:
+        own_id = opened.client.get(path_of("evaluation-runs", run_id))["id"]
+        with opened.client.download(path_of("evaluation-runs", own_id, "export"), format=file_format) as answer:
+            rows = int(answer.headers["X-Row-Count"])
+            write_whole(answer.iter_bytes(), output if output is not None else binary_stdout())
     if json:
-        print_json({"id": run_id, "format": file_format, "file": output, "rows": rows})
+        print_json({"id": own_id, "format": file_format, "file": output, "rows": rows})
     else:
         note(f"{rows} rows{f' to {output}' if output else ''}")

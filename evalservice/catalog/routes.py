@@ -105,13 +105,13 @@ def create_model(context: Writer, new: NewModel, once: Idempotent) -> Response:
     return once.answer(context, work)
 
 
-@models.get("/{model}", response_model=ModelRead)
+@models.get("/{model:path}", response_model=ModelRead)
 def read_model(context: Reader, model: str) -> Response:
     """A model by id, name (its newest version) or name@version."""
     return context.reply(ModelRead.of(find(context.session, Model, model, "model")))
 
 
-@models.patch("/{model}", response_model=ModelRead)
+@models.patch("/{model:path}", response_model=ModelRead)
 def change_model(context: Writer, model: str, changes: ModelChanges) -> Response:
     """Change what no result depends on; `status: archived` takes it out of lists and new runs."""
     row = find(context.session, Model, model, "model")
@@ -125,7 +125,9 @@ def change_model(context: Writer, model: str, changes: ModelChanges) -> Response
     return context.reply(ModelRead.of(row))
 
 
-@models.delete("/{model}", response_model=ModelRead, responses={204: {"description": "Deleted: nothing hung on it."}})
+@models.delete(
+    "/{model:path}", response_model=ModelRead, responses={204: {"description": "Deleted: nothing hung on it."}}
+)
 def remove_model(context: Writer, model: str) -> Response:
     """Delete a model that nothing hangs on (204); else archive it (200)."""
     row = find(context.session, Model, model, "model")
@@ -216,12 +218,6 @@ def _registered(
     return context.created(DatasetRead.of(dataset), dataset.id)
 
 
-@datasets.get("/{dataset}", response_model=DatasetRead)
-def read_dataset(context: Reader, dataset: str) -> Response:
-    """A dataset by id or name, without its records."""
-    return context.reply(DatasetRead.of(find(context.session, EvaluationDataset, dataset, "dataset")))
-
-
 class TestCases(BaseModel):
     """Some records, and the index to go on from; null at the end."""
 
@@ -244,7 +240,13 @@ def list_test_cases(
     return context.reply(TestCases(items=[TestCaseRead.of(case) for case in cases], next_start=following))
 
 
-@datasets.patch("/{dataset}", response_model=DatasetRead)
+@datasets.get("/{dataset:path}", response_model=DatasetRead)
+def read_dataset(context: Reader, dataset: str) -> Response:
+    """A dataset by id or name, without its records."""
+    return context.reply(DatasetRead.of(find(context.session, EvaluationDataset, dataset, "dataset")))
+
+
+@datasets.patch("/{dataset:path}", response_model=DatasetRead)
 def change_dataset(context: Writer, dataset: str, changes: DatasetChanges) -> Response:
     """Change description and tags."""
     row = find(context.session, EvaluationDataset, dataset, "dataset")
@@ -255,7 +257,7 @@ def change_dataset(context: Writer, dataset: str, changes: DatasetChanges) -> Re
 
 
 @datasets.delete(
-    "/{dataset}", response_model=DatasetRead, responses={204: {"description": "Deleted: nothing hung on it."}}
+    "/{dataset:path}", response_model=DatasetRead, responses={204: {"description": "Deleted: nothing hung on it."}}
 )
 def remove_dataset(context: Writer, dataset: str) -> Response:
     """Delete a dataset that nothing hangs on (204); else archive it (200)."""
@@ -333,13 +335,13 @@ def create_benchmark(context: Writer, new: NewBenchmark, once: Idempotent) -> Re
     return once.answer(context, work)
 
 
-@benchmarks.get("/{benchmark}", response_model=BenchmarkRead)
+@benchmarks.get("/{benchmark:path}", response_model=BenchmarkRead)
 def read_benchmark(context: Reader, benchmark: str) -> Response:
     """A benchmark by id, name (its newest version) or name@version."""
     return context.reply(BenchmarkRead.of(find(context.session, BenchmarkSuite, benchmark, "benchmark")))
 
 
-@benchmarks.patch("/{benchmark}", response_model=BenchmarkRead)
+@benchmarks.patch("/{benchmark:path}", response_model=BenchmarkRead)
 def change_benchmark(context: Writer, benchmark: str, changes: BenchmarkChanges) -> Response:
     """Change what no result depends on."""
     row = find(context.session, BenchmarkSuite, benchmark, "benchmark")
@@ -352,7 +354,7 @@ def change_benchmark(context: Writer, benchmark: str, changes: BenchmarkChanges)
 
 
 @benchmarks.delete(
-    "/{benchmark}", response_model=BenchmarkRead, responses={204: {"description": "Deleted: no run hung on it."}}
+    "/{benchmark:path}", response_model=BenchmarkRead, responses={204: {"description": "Deleted: no run hung on it."}}
 )
 def remove_benchmark(context: Writer, benchmark: str) -> Response:
     """Delete a benchmark that no run hangs on (204); else archive it (200)."""

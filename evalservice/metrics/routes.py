@@ -113,7 +113,7 @@ def list_aggregations(
     return context.reply(page_of(context.session, query, paging, sorts, MetricAggregation.id, AggregationRead.of))
 
 
-@leaderboards.get("/{benchmark}", response_model=LeaderboardRead)
+@leaderboards.get("/{benchmark:path}", response_model=LeaderboardRead)
 def read_leaderboard(context: Reader, benchmark: str, metric: Filter = None) -> Response:
     """The models by their latest completed runs on a benchmark, best first, with error bars."""
     found = standings(context.session, benchmark, metric)

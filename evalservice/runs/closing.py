@@ -25,12 +25,16 @@ def close_run(
 ) -> EvaluationRun:
     """Compute what the run's rows say and end it with `status`; a run that had ended before keeps status and error.
 
-    Raises LeaseLost; nothing is written then.
+    Why what was asked of such a run could not be done is in its metadata then, `work_error`, until it can be. Raises
+    LeaseLost; nothing is written then.
     """
     run = session.get_one(EvaluationRun, lease.run_id)
     totals = _totals(session, lease)
     results = aggregate(session, run)
     reason = {} if lease.keeps_status else {"error_message": error_message, "error_traceback": error_traceback}
+    metadata = {**{k: v for k, v in run.metadata_.items() if k != "work_error"}, "latency_ms": totals["latency"]}
+    if lease.keeps_status and error_message:
+        metadata["work_error"] = error_message
     close(
         session,
         lease,
@@ -44,7 +48,7 @@ def close_run(
         failed_test_cases=totals["failed"],
         progress=min(1.0, (totals["completed"] + totals["failed"]) / max(run.total_test_cases, 1)),
         **reason,
-        metadata_={**run.metadata_, "latency_ms": totals["latency"]},
+        metadata_=metadata,
     )
     session.refresh(run)
     if run.status == "completed":

@@ -24,7 +24,7 @@ from evalservice.runs.schemas import ResultRead, RunAsked, RunBody, RunChanges, 
 from evalservice.runs.service import NewRun, create_run, get_run, items_query
 from evalservice.tables import RUN_STATUSES, BenchmarkSuite, EvaluationResult, EvaluationRun, Model
 from evalservice.web.context import Context, Door, Reader, ReadingDoor, Writer
-from evalservice.web.idempotency import Idempotent
+from evalservice.web.idempotency import Idempotent, Once
 from evalservice.web.pages import Filter, Page, Paging, page_of
 
 runs = APIRouter(prefix="/evaluation-runs", tags=["evaluation-runs"])
@@ -92,36 +92,39 @@ def change(context: Writer, run: str, changes: RunChanges) -> Response:
 
 
 @runs.post("/{run}/cancel", response_model=RunAsked)
-def cancel(context: Writer, run: str) -> Response:
+def cancel(context: Writer, run: str, once: Idempotent) -> Response:
     """Stop a run: its driver stops sending within two seconds and keeps what was answered."""
-    return _asked(context, run, lambda run_id: request_cancel(context.session, run_id))
+    return _asked(context, once, run, lambda run_id: request_cancel(context.session, run_id))
 
 
 @runs.post("/{run}/resume", response_model=RunAsked)
-def resume(context: Writer, run: str) -> Response:
+def resume(context: Writer, run: str, once: Idempotent) -> Response:
     """Go on with a run that ended early: only what is missing or may succeed now is asked again."""
-    return _asked(context, run, lambda run_id: request_resume(context.session, run_id))
+    return _asked(context, once, run, lambda run_id: request_resume(context.session, run_id))
 
 
 @runs.post("/{run}/rescore", response_model=RunAsked)
-def rescore(context: Writer, run: str) -> Response:
+def rescore(context: Writer, run: str, once: Idempotent) -> Response:
     """Score the stored completions again, with the scorers as they are now. No model is asked."""
-    return _asked(context, run, lambda run_id: request_rescore(context.session, run_id))
+    return _asked(context, once, run, lambda run_id: request_rescore(context.session, run_id))
 
 
-def _asked(context: Context, reference: str, ask: Callable[[uuid.UUID], str]) -> Response:
-    row = get_run(context.session, reference)
-    status = ask(row.id)
-    context.session.flush()
-    context.session.refresh(row)
-    return context.reply(
-        RunAsked(
-            id=row.id,
-            status=status,
-            requested_work=row.requested_work,
-            cancel_requested=row.cancel_requested_at is not None,
+def _asked(context: Context, once: Once, reference: str, ask: Callable[[uuid.UUID], str]) -> Response:
+    def work() -> Response:
+        row = get_run(context.session, reference)
+        status = ask(row.id)
+        context.session.flush()
+        context.session.refresh(row)
+        return context.reply(
+            RunAsked(
+                id=row.id,
+                status=status,
+                requested_work=row.requested_work,
+                cancel_requested=row.cancel_requested_at is not None,
+            )
         )
-    )
+
+    return once.answer(context, work)
 
 
 @runs.get("/{run}/results", response_model=Page[ResultRead])

@@ -76,6 +76,8 @@ class RunRead(BaseModel):
     error_message: str
     waiting_for: str
     requested_work: str | None
+    work_error: str
+    """Why the last thing that was asked of an ended run (resume, rescore) could not be done."""
     cancel_requested: bool
     attempt: int
     orphaned: int
@@ -100,6 +102,7 @@ class RunRead(BaseModel):
             "primary_metric": _primary_metric(row),
             "waiting_for": row.metadata_.get("waiting_for", ""),
             "latency_ms": row.metadata_.get("latency_ms", {}),
+            "work_error": row.metadata_.get("work_error", ""),
             "cancel_requested": row.cancel_requested_at is not None,
             "config": row.model_config,
             "effective_config": row.provenance.get("config", {}),

@@ -29,12 +29,17 @@ class InProcess(httpx.BaseTransport):
         self._app = app
         self._opened = anyio.from_thread.start_blocking_portal()
         self._portal = self._opened.__enter__()
+        self._interrupted = False
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """The answer as soon as its head is there; its body follows. Raises what the application raises."""
         exchange = _Exchange(request)
         running = self._portal.start_task_soon(self._serve, exchange)
-        status, headers = exchange.head.result()
+        try:
+            status, headers = exchange.head.result()
+        except KeyboardInterrupt:
+            self._interrupted = True
+            raise
         if status == 500:
             running.result()  # an application that raises has answered so first (ASGI)
         return httpx.Response(status, headers=headers, stream=_Body(self._portal, exchange.answer, running))
@@ -50,7 +55,12 @@ class InProcess(httpx.BaseTransport):
             exchange.pieces.close()
 
     def close(self) -> None:
-        """End the event loop, and with it what still runs on it."""
+        """End the event loop, and with it what still runs on it.
+
+        After Ctrl-C it is left alone: a route's thread cannot be stopped, and nobody wants to wait for it.
+        """
+        if self._interrupted:
+            return
         self._portal.call(self._portal.stop, True)
         self._opened.__exit__(None, None, None)
 
@@ -101,8 +111,16 @@ class _Body(httpx.SyncByteStream):
             try:
                 piece = self._portal.call(self._answer.receive)
             except anyio.EndOfStream:
+                self._raise_fault()
                 return
             yield piece
+
+    def _raise_fault(self) -> None:
+        """Raise what has ended the answer early: a part of a body must not pass for the whole."""
+        try:
+            self._running.result()
+        except RuntimeError as error:  # Starlette's, around one that it could not answer any more
+            raise error.__cause__ or error from None
 
     def close(self) -> None:
         """What the application still does for this answer ends."""

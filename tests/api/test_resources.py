@@ -226,6 +226,17 @@ def test_an_admin_makes_no_owner_and_no_key_for_another(served: Served) -> None:
         assert admin.post("/v1/api-keys", json={"name": "x", "user_id": viewer["user_id"]}).status_code == 403
 
 
+def test_a_name_with_a_slash_is_found_like_any_other(owner: httpx.Client) -> None:
+    name = f"{unique('meta-llama')}/Llama-3"
+    model = a_model(owner, name=name)
+    path = f"/v1/models/{name.replace('/', '%2F')}"
+    assert owner.get(path).json()["id"] == model["id"]
+    dataset = created(owner, "/v1/datasets", {"name": name, "test_cases": [{"input": "a"}]})
+    assert owner.get(f"/v1/datasets/{name.replace('/', '%2F')}").json()["id"] == dataset["id"]
+    assert len(owner.get(f"/v1/datasets/{dataset['id']}/test-cases").json()["items"]) == 1
+    assert owner.delete(path).status_code == 204
+
+
 def test_the_last_owner_stays_one(served: Served) -> None:
     members = f"/v1/organizations/{served.theirs.organization}/members"
     with served.client(served.theirs) as owner:

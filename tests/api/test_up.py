@@ -111,6 +111,15 @@ def test_prometheus_hears_of_what_the_drivers_of_the_service_have_stored(up: Up)
     wait_until(told, 60, what="the metrics of the two runs above")
 
 
+def test_the_command_line_follows_a_run_that_the_service_drives(up: Up, evalservice_home: Path) -> None:
+    cli = Cli(evalservice_home, {"EVALSERVICE_URL": up.said["url"], "EVALSERVICE_API_KEY": up.said["api_key"]})
+    run = cli.ok("run", "--model", "adder", "--benchmark", "sums", "--limit", 5)
+    assert (run["status"], run["completed_test_cases"]) == ("completed", 5)
+    assert len(cli.ok("runs", "items", run["id"], "--limit", 3)["items"]) == 3
+    rescored = cli.ok("runs", "rescore", run["id"])
+    assert rescored["aggregated_results"] == run["aggregated_results"]
+
+
 def test_ctrl_c_leaves_nothing_behind(up: Up) -> None:
     family = psutil.Process(up.process.pid).children(recursive=True)
     up.process.send_signal(signal.SIGINT)

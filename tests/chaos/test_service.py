@@ -5,6 +5,7 @@ make chaos            # ten minutes; EVALSERVICE_CHAOS=1, and EVALSERVICE_CHAOS_
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
@@ -56,12 +57,14 @@ def worker_node(head: RayHead) -> Iterator[subprocess.Popen[bytes]]:
         kill_family(process)
 
 
-def processes(words: str) -> list[psutil.Process]:
-    """The processes with these words in their command line or title."""
+def processes(words: str, database: str) -> list[psutil.Process]:
+    """The processes with these words in their command line or title that have this service's database."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if words in " ".join(process.info["cmdline"] or []):
-            found.append(process)
+        with contextlib.suppress(psutil.Error):
+            named = words in " ".join(process.info["cmdline"] or [])
+            if named and process.environ().get("DATABASE_URL") == database:
+                found.append(process)
     return found
 
 
@@ -115,19 +118,19 @@ class Service:
 
     def kill_driver(self) -> None:
         """One of the jobs that drive runs."""
-        _kill(processes("-m cluster.job"))
+        _kill(processes("-m cluster.job", self.database))
 
     def kill_supervisor(self) -> None:
         """The supervisor's replica."""
-        _kill(processes("ServeReplica:evalservice:supervisor"))
+        _kill(processes("ServeReplica:evalservice:supervisor", self.database))
 
     def kill_replica(self) -> None:
         """One replica of the API."""
-        _kill(processes("ServeReplica:evalservice:api"))
+        _kill(processes("ServeReplica:evalservice:api", self.database))
 
     def kill_controller(self) -> None:
         """Serve's controller."""
-        _kill(processes("ServeController"))
+        _kill(processes("ServeController", self.database))
 
     def kill_worker_node(self) -> None:
         """The second node with all that runs there; another one comes."""

@@ -14,7 +14,7 @@ import ray
 
 from actors.blocks import SCORED
 from cluster.gauges import ServiceGauges
-from cluster.hub import MeterHub, Report
+from cluster.hub import NAME, NAMESPACE, MeterHub, Report, find_hub
 from cluster.meter import RunMeter
 from cluster.metrics import METRICS
 from tests.conftest import ROOT, Bench
@@ -38,7 +38,7 @@ def service(bench: Bench) -> Iterator[ServiceGauges]:
     gauges = ServiceGauges(bench.platform.engine)
     gauges.tell()
     yield gauges
-    ray.kill(gauges._hub)
+    ray.kill(find_hub())
 
 
 def test_a_run_is_counted_where_prometheus_reads_by_organization_platform_and_kind_of_error(
@@ -64,6 +64,15 @@ def test_a_run_is_counted_where_prometheus_reads_by_organization_platform_and_ki
     gauges = ("queue_age_seconds", "runs_driven", "test_cases_in_flight")
     assert {f"ray_evalservice_{name}" for name in gauges} <= samples.keys()
     assert not any(str(run.id) in str(labels) for series in samples.values() for labels, _ in series)
+
+
+def test_the_hub_lives_on_while_the_queue_is_told(service: ServiceGauges) -> None:
+    seen = set()
+    for _ in range(4):
+        service.tell()
+        time.sleep(0.5)
+        seen.add(ray.get_actor(NAME, NAMESPACE)._actor_id.hex())
+    assert len(seen) == 1
 
 
 def _once_told(service: ServiceGauges) -> Samples | None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from cluster.cli import keys
 from evalservice import errors
 from evalservice.client import Client, path_of
 from evalservice.errors import AlreadyExists, EvalserviceError, InvalidInput, InvalidRecords, ServiceUnreachable
@@ -48,6 +49,14 @@ def app() -> FastAPI:
             while True:
                 app.state.sent += 1
                 yield b"x" * 1000
+
+        return StreamingResponse(pieces())
+
+    @app.get("/cut/{number}")
+    def cut(number: int) -> StreamingResponse:
+        def pieces() -> Iterator[bytes]:
+            yield b"x" * 1000
+            raise SAID[number]
 
         return StreamingResponse(pieces())
 
@@ -94,6 +103,17 @@ def test_an_answer_is_read_as_it_comes_and_one_that_is_left_ends(app: FastAPI, c
     sent = app.state.sent
     time.sleep(0.2)
     assert app.state.sent == sent
+
+
+@pytest.mark.parametrize("number", range(len(SAID)))
+def test_an_answer_that_ends_early_is_no_whole_one(client: Client, number: int) -> None:
+    with pytest.raises(type(SAID[number])), client.download(f"/cut/{number}") as answer:
+        list(answer.iter_bytes())
+
+
+def test_a_key_whose_secret_was_lost_on_the_way_is_not_printed() -> None:
+    with pytest.raises(ServiceUnreachable, match="rotate it"):
+        keys._print_secret({"name": "nightly", "key": None}, json=False)
 
 
 def test_a_body_is_sent_as_it_is_made(client: Client) -> None:
