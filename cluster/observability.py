@@ -28,6 +28,11 @@ def _no_fields() -> Mapping[str, str]:
     return {}
 
 
+def _given(record: logging.LogRecord) -> dict[str, object]:
+    """What was given as `extra`; Ray adds fields of its own to every record, which begin with `_`."""
+    return {name: value for name, value in vars(record).items() if name not in _OWN and not name.startswith("_")}
+
+
 class JsonFormatter(logging.Formatter):
     """A record as JSON. `fields`: what every line says besides, asked for each; the record's own fields come first."""
 
@@ -43,7 +48,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "event": record.getMessage(),
             **self._fields(),
-            **{name: value for name, value in vars(record).items() if name not in _OWN},
+            **_given(record),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -58,8 +63,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line; a traceback is not shown."""
-        fields = {name: str(value) for name, value in vars(record).items() if name not in _OWN}
-        words = [record.getMessage(), *(f"{name}={value}" for name, value in fields.items())]
+        words = [record.getMessage(), *(f"{name}={value}" for name, value in _given(record).items())]
         line = " ".join(word if word.isprintable() else ascii(word) for word in words)
         return f"{record.levelname.lower()}: {line}"
 

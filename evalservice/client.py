@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -130,7 +131,7 @@ class Client:
         query: Mapping[str, Any] | None = None,
     ) -> Any:
         repeatable = self._may_repeat and (method == "GET" or bool(headers))
-        content = None if body is None else orjson.dumps(body)
+        content = None if body is None else orjson.dumps(body, default=_exact)
         own = {**(headers or {}), **({} if body is None else {"Content-Type": "application/json"})}
         for attempt in range(1, ATTEMPTS + 1):
             last = attempt == ATTEMPTS or not repeatable
@@ -189,6 +190,12 @@ def _passes(answer: httpx.Response) -> bool:
         return False
     _, document = _json(answer)
     return not isinstance(document, dict) or str(document.get("type", "")).rpartition("/")[2] in _AGAIN
+
+
+def _exact(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    raise TypeError(type(value).__name__)
 
 
 def _given(query: Mapping[str, Any]) -> dict[str, Any]:

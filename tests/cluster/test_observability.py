@@ -77,4 +77,5 @@ def test_a_driver_says_its_run_and_organization_in_every_line_and_crashes_in_one
 
 def test_a_warning_for_people_is_one_line_whatever_its_fields_hold() -> None:
     record = logging.makeLogRecord({"levelname": "WARNING", "msg": "blocks_lost", "run_id": "r", "last": "a\nb\x1b[2J"})
+    record._ray_timestamp_ns = 1  # Ray's record factory
     assert TextFormatter().format(record) == "warning: blocks_lost run_id=r 'last=a\\nb\\x1b[2J'"

@@ -51,9 +51,7 @@ def test_a_run_through_a_real_engine_stores_what_the_model_can_do(bench: Any, pl
 
 def test_an_engine_option_that_does_not_exist_is_refused_before_anything_is_written(bench: Any) -> None:
     benchmark = bench.benchmark(held_out_problems(3))
-    from evalservice.catalog.model_config import ModelConfig
-
-    model = self_hosted(bench, "transformers", "arithmetic-early", config=ModelConfig(engine={"batchsize": 3}))
+    model = self_hosted(bench, "transformers", "arithmetic-early", config={"engine": {"batchsize": 3}})
     with pytest.raises(InvalidInput, match=r"engine\.batchsize: 3 is not valid.*did you mean batch_size"):
         bench.run(model, benchmark)
     assert bench.execute(
