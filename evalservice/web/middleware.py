@@ -85,7 +85,7 @@ class RequestLog:
 
     def _tell(self, scope: Scope, status: int, until_begun: float, until_ended: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "OTHER"
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = getattr(scope.get("route"), "path_format", "unmatched")
         self._on_request(method, route, status, until_begun)
         log.info(
             "request",

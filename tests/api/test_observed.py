@@ -98,9 +98,10 @@ def test_a_request_without_a_good_key_is_counted_too(client: Client, told: list[
 def test_the_line_of_a_request_says_whose_it_is_and_nothing_forged(
     served: Served, client: Client, log: io.StringIO
 ) -> None:
-    forged = "/v1/models/x%0A%7B%22event%22:%22request%22%7D"
-    client.ask(forged, X_Request_Id="mine-1")
-    [line] = lines(log)
+    client.ask("/v1/models/x%0A%7B%22event%22:%22request%22%7D", X_Request_Id="mine-0")
+    client.ask("/v1/models/x%22%7D%7B%22event%22:%22request%22", X_Request_Id="mine-1")
+    broken, line = lines(log)
+    assert (broken["event"], broken["request_id"], broken["status"]) == ("request", "mine-0", 404)
     assert (line["event"], line["request_id"], line["status"]) == ("request", "mine-1", 404)
     assert line["organization_id"] == str(served.mine.organization)
     assert line["route"] == "/v1/models/{model}"
