@@ -1,6 +1,6 @@
 """The API from Python: what the command line uses, over HTTP or in its own process.
 
-    with Client("https://evals.example.com", "evs_…") as client:
+    with Client("https://evals.example.com", SecretStr("evs_…")) as client:
         run = client.post("/v1/evaluation-runs", {"model": "mini", "benchmark": "gsm8k"})
         for event, data in client.events(f"/v1/evaluation-runs/{run['id']}/events"):
             ...
@@ -189,7 +189,8 @@ def _passes(answer: httpx.Response) -> bool:
     if answer.status_code not in (502, 503, 504):
         return False
     _, document = _json(answer)
-    return not isinstance(document, dict) or str(document.get("type", "")).rpartition("/")[2] in _AGAIN
+    kind = str(document.get("type", "")) if isinstance(document, dict) else ""
+    return not kind or kind.rpartition("/")[2] in _AGAIN
 
 
 def _exact(value: Any) -> str:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,6 +209,8 @@ class Bench:
 
     platform: Any
     url: str
+    client: Any
+    claims: Any
     _count: int = 0
 
     def benchmark(self, records: Iterable[dict[str, Any]], scorers: Any = "numeric_match", **criteria: Any) -> str:
@@ -234,17 +237,7 @@ class Bench:
 
     def registered(self, model: dict[str, Any]) -> str:
         """Register a model; gives its name."""
-        with self.client() as (client, _):
-            return str(client.post("/v1/models", model)["name"])
-
-    @contextlib.contextmanager
-    def client(self) -> Iterator[tuple[Any, Any]]:
-        """The application in this process, and what claims the runs that it makes."""
-        from cluster.local import Claims, local_client
-
-        claims = Claims(self.platform)
-        with local_client(self.platform, claims) as client:
-            yield client, claims
+        return str(self.client.post("/v1/models", model)["name"])
 
     def run(self, model: str, benchmark: str, **options: Any) -> Any:
         """Create a run and drive it to its end; gives the run."""
@@ -255,17 +248,17 @@ class Bench:
 
     def claimed(self, model: str, benchmark: str, *, owner: str = "test", **options: Any) -> Any:
         """Create a run and claim it; gives the lease."""
-        with self.client() as (client, claims):
-            claims.owner = owner
-            client.post("/v1/evaluation-runs", {"model": model, "benchmark": benchmark, **options})
-        [lease] = claims.leases.values()
-        return lease
+        self.claims.owner = owner
+        try:
+            [run_id] = self.pending(model, benchmark, **options)
+        finally:
+            self.claims.owner = None
+        return self.claims.leases[uuid.UUID(run_id)]
 
     def pending(self, model: str, benchmark: str, count: int = 1, **options: Any) -> list[str]:
         """Create runs that nobody drives; gives their ids."""
-        with self.client() as (client, _):
-            asked = {"model": model, "benchmark": benchmark, **options}
-            return [client.post("/v1/evaluation-runs", asked)["id"] for _ in range(count)]
+        asked = {"model": model, "benchmark": benchmark, **options}
+        return [self.client.post("/v1/evaluation-runs", asked)["id"] for _ in range(count)]
 
     def resume(self, run_id: Any) -> Any:
         """Resume a run and drive it to its end; gives the run."""
@@ -296,6 +289,16 @@ class Bench:
         return f"{kind}-{self._count}"
 
 
+@contextlib.contextmanager
+def opened_bench(platform: Any, url: str) -> Iterator[Bench]:
+    """A bench over the application in this process."""
+    from cluster.local import Claims, local_client
+
+    claims = Claims(platform)
+    with local_client(platform, claims) as client:
+        yield Bench(platform, url, client, claims)
+
+
 @pytest.fixture(scope="module")
 def bench(postgres_server: str, template_database: str, local_ray: str) -> Iterator[Bench]:
     """A platform on a Postgres of the module's own and on the session's Ray."""
@@ -306,5 +309,6 @@ def bench(postgres_server: str, template_database: str, local_ray: str) -> Itera
         new_home() as home,
         fresh_database(postgres_server, template=template_database) as url,
         open_platform(Settings(home=home, database_url=url, ray_address=None)) as platform,
+        opened_bench(platform, url) as opened,
     ):
-        yield Bench(platform, url)
+        yield opened

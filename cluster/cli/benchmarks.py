@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.cli.common import Description, Json, Tags, body_of, json_object, service, tell_archived
+from cluster.cli.common import Description, Json, Tags, body_of, json_object, put_away, service
 from cluster.cli.output import print_json, print_table, say
 from evalservice.client import path_of
 from evalservice.errors import InvalidInput
@@ -172,6 +172,4 @@ def show(name: Annotated[str, typer.Argument(help="Name, name@version or id.")],
 @app.command("archive")
 def archive(name: Annotated[str, typer.Argument(help="Name, name@version or id.")], json: Json = False) -> None:
     """Take a benchmark out of lists and new runs; one that no run hangs on is deleted."""
-    with service() as opened:
-        kept = opened.client.delete(path_of("benchmarks", name))
-    tell_archived("benchmark", name, kept, json)
+    put_away("benchmark", name, json)

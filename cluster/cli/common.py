@@ -16,6 +16,7 @@ import typer
 from pydantic import SecretStr
 
 from cluster.cli.output import native_stderr_to, print_json, say
+from evalservice.client import path_of
 from evalservice.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -204,8 +205,10 @@ def with_interval(result: dict[str, Any]) -> str:
     return text
 
 
-def tell_archived(kind: str, name: str, kept: dict[str, Any] | None, json: bool) -> None:
-    """Print what became of something that was to go: the API gives the document of what it kept."""
+def put_away(kind: str, name: str, json: bool) -> None:
+    """Delete what nothing hangs on, archive it else (the API gives the document of what it kept), and say which."""
+    with service() as opened:
+        kept = opened.client.delete(path_of(f"{kind}s", name))
     if json:
         print_json({"name": name, "deleted": kept is None, "archived": kept is not None})
     else:

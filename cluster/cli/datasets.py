@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.cli.common import Description, Json, Tags, body_of, json_file, minute, service, tell_archived
+from cluster.cli.common import Description, Json, Tags, body_of, json_file, minute, put_away, service
 from cluster.cli.output import print_json, print_table, say
 from evalservice.client import path_of
 from evalservice.errors import EvalserviceError, InvalidInput
@@ -99,7 +99,7 @@ def add(
 @contextmanager
 def _sent(client: Client, file: Path) -> Iterator[str]:
     """The file at the service, under a name of its own, for as long as the block lasts."""
-    name = f"{uuid.uuid4().hex}{file.suffix if file.suffix.isascii() and len(file.suffix) < 20 else ''}"
+    name = uuid.uuid4().hex
     try:
         with file.open("rb") as source:
             client.upload(path_of("dataset-files", name), iter(lambda: source.read(PIECE_BYTES), b""))
@@ -153,6 +153,4 @@ def show(name: Annotated[str, typer.Argument(help="Name or id.")], json: Json = 
 @app.command("archive")
 def archive(name: Annotated[str, typer.Argument(help="Name or id.")], json: Json = False) -> None:
     """Take a dataset out of lists and new benchmarks; one that nothing hangs on is deleted."""
-    with service() as opened:
-        kept = opened.client.delete(path_of("datasets", name))
-    tell_archived("dataset", name, kept, json)
+    put_away("dataset", name, json)

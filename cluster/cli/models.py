@@ -14,9 +14,9 @@ from cluster.cli.common import (
     dollars,
     json_object,
     money,
+    put_away,
     secret_from_environment,
     service,
-    tell_archived,
 )
 from cluster.cli.output import print_json, print_table, say
 from evalservice.client import path_of
@@ -138,9 +138,7 @@ def show(name: Annotated[str, typer.Argument(help="Name, name@version or id.")],
 @app.command("archive")
 def archive(name: Annotated[str, typer.Argument(help="Name, name@version or id.")], json: Json = False) -> None:
     """Take a model out of lists and new runs; one that nothing hangs on is deleted."""
-    with service() as opened:
-        kept = opened.client.delete(path_of("models", name))
-    tell_archived("model", name, kept, json)
+    put_away("model", name, json)
 
 
 def _rounded(value: float | None, digits: int) -> str | None:

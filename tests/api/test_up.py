@@ -19,6 +19,7 @@ import pytest
 from tests.conftest import Cli, kill_family, new_home, wait_until
 from tests.prometheus import discovered, scraped, total
 from tests.provider import RunningProvider
+from tests.ray_head import free_port
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,6 @@ class Up:
         """A client of the first organization's owner."""
         headers = {"Authorization": f"Bearer {self.said['api_key']}"}
         return httpx.Client(base_url=self.said["url"], headers=headers, timeout=60)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

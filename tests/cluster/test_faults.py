@@ -17,6 +17,7 @@ from cluster.driver import Stop
 from cluster.embedded import EmbeddedPostgres
 from cluster.launch import run_claimed
 from evalservice.settings import Settings
+from tests.conftest import opened_bench
 from tests.provider import RunningProvider
 
 COUNT = 120
@@ -138,7 +139,6 @@ def test_postgres_may_stop_and_start_during_a_run(
     evalservice_home: Path,
     provider: RunningProvider,
     undisturbed: list[dict[str, Any]],
-    bench: Any,
     eventually: Any,
 ) -> None:
     from cluster.runtime import open_platform
@@ -146,8 +146,10 @@ def test_postgres_may_stop_and_start_during_a_run(
     provider.control(wrong=0.25, latency=0.3)
     server = EmbeddedPostgres(evalservice_home)
     url = server.acquire()
-    with open_platform(Settings(home=evalservice_home, database_url=None, ray_address=None)) as platform:
-        own = type(bench)(platform, url)
+    with (
+        open_platform(Settings(home=evalservice_home, database_url=None, ray_address=None)) as platform,
+        opened_bench(platform, url) as own,
+    ):
         lease = own.claimed(own.model(provider.url), own.benchmark(RECORDS), max_concurrency=16)
         with ThreadPoolExecutor(1) as pool:
             driving = pool.submit(run_claimed, platform, lease, Stop(), lambda _: None)

@@ -20,7 +20,7 @@ from cluster.runtime import open_platform
 from evalservice.runs.lifecycle import request_cancel
 from evalservice.runs.queue import request_resume
 from evalservice.settings import Settings
-from tests.conftest import ROOT, Bench, clean_environment, kill_family, new_home, wait_until
+from tests.conftest import ROOT, Bench, clean_environment, kill_family, new_home, opened_bench, wait_until
 from tests.postgres import fresh_database
 from tests.provider import RunningProvider
 from tests.ray_head import RayHead, ray_head
@@ -116,8 +116,9 @@ def cluster(postgres_server: str, template_database: str) -> Iterator[Cluster]:
         with (
             ray_head(home, environment) as head,
             open_platform(Settings(home=home, database_url=url, ray_address=head.address)) as platform,
+            opened_bench(platform, url) as bench,
         ):
-            yield Cluster(Bench(platform, url), head)
+            yield Cluster(bench, head)
 
 
 def test_a_run_is_a_job_with_its_names_and_its_log_and_survives_the_death_of_driver_and_supervisor(

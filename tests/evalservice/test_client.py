@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
-import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
@@ -87,9 +88,18 @@ def test_a_problem_is_raised_as_the_error_that_it_was(client: Client, number: in
         assert (raised.value.bad, raised.value.total) == (said.bad, said.total)  # type: ignore[attr-defined]
 
 
-@given(st.dictionaries(st.text(max_size=10), st.none() | st.integers() | st.text(), max_size=5), st.integers(400, 599))
-def test_any_document_makes_an_error_of_one_line_or_more(problem: dict[str, object], status: int) -> None:
-    assert isinstance(errors.error_of(problem, status), EvalserviceError)
+VALUES = st.none() | st.integers() | st.text() | st.lists(st.none() | st.dictionaries(st.text(), st.integers()))
+TYPES = st.sampled_from(["https://evalservice.dev/problems/invalid-records", "x/invalid-input", "x/not-found"])
+PROBLEMS = st.fixed_dictionaries(
+    {}, optional={"type": TYPES | VALUES, **dict.fromkeys(("title", "detail", "field", "records", "total"), VALUES)}
+)
+
+
+@given(PROBLEMS, st.integers(400, 599))
+def test_whatever_a_problem_says_it_is_raised_as_an_error_of_ours(problem: dict[str, object], status: int) -> None:
+    error = errors.error_of(problem, status)
+    assert isinstance(error, EvalserviceError)
+    assert error.message
 
 
 def test_an_answer_is_read_as_it_comes_and_one_that_is_left_ends(app: FastAPI, client: Client) -> None:
@@ -125,24 +135,38 @@ def test_a_fault_of_the_application_in_this_process_is_raised(client: Client) ->
         client.get("/broken")
 
 
-def test_reading_and_creating_are_repeated_and_changing_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[str, str | None]] = []
+class Faulty(BaseHTTPRequestHandler):
+    """Answers 503 twice, and then an empty document."""
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append((request.method, request.headers.get("Idempotency-Key")))
-        return httpx.Response(503) if len(seen) < 3 else httpx.Response(200, json={})
+    seen: ClassVar[list[tuple[str, str | None]]] = []
 
-    monkeypatch.setattr("evalservice.client.time.sleep", lambda _: None)
-    client = Client("http://here", KEY)
-    client._http = httpx.Client(base_url="http://here", transport=httpx.MockTransport(answer))
-    assert client.post("/v1/models", {}) == {}
-    assert [method for method, _ in seen] == ["POST"] * 3
-    assert len({key for _, key in seen}) == 1
-    assert seen[0][1] is not None
-    seen.clear()
-    with pytest.raises(ServiceUnreachable):
-        client.patch("/v1/models/m", {})
-    assert len(seen) == 1
+    def do_POST(self) -> None:
+        self.seen.append((self.command, self.headers["Idempotency-Key"]))
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(503 if len(self.seen) < 3 else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_PATCH = do_POST
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_creating_is_repeated_under_one_key_and_changing_is_not() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Faulty) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with Client(f"http://127.0.0.1:{server.server_port}", KEY) as client:
+            with pytest.raises(EvalserviceError):
+                client.patch("/v1/models/m", {})
+            assert Faulty.seen == [("PATCH", None)]
+            assert client.post("/v1/models", {}) == {}
+        server.shutdown()
+    first, second = Faulty.seen[1:]
+    assert first == second
+    assert first[1] is not None
 
 
 def test_two_threads_share_a_client(client: Client) -> None:

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import json
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from pydantic import SecretStr
 from evalservice.client import Client
 from tests.conftest import Cli
 from tests.perf.bench import server, table
+from tests.ray_head import free_port
 
 ONE_BY_ONE, AT_ONCE, IN_FLIGHT = 500, 4000, 16
 CASES = 50
@@ -52,9 +52,7 @@ class Up:
 @contextlib.contextmanager
 def up(**environment: str) -> Iterator[Up]:
     """`evalservice up` on a fresh home and a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="evalservice-perf-") as folder:
         home = Path(folder)
         home.chmod(0o755)
