@@ -21,7 +21,7 @@ import orjson
 
 OURS = ("evalservice", "actors", "cluster", "migrations")
 Fields = Callable[[], Mapping[str, str]]
-_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_FORMATTED = frozenset({"message", "asctime", "taskName"})
 
 
 def _no_fields() -> Mapping[str, str]:
@@ -29,8 +29,9 @@ def _no_fields() -> Mapping[str, str]:
 
 
 def _given(record: logging.LogRecord) -> dict[str, object]:
-    """What was given as `extra`; Ray adds fields of its own to every record, which begin with `_`."""
-    return {name: value for name, value in vars(record).items() if name not in _OWN and not name.startswith("_")}
+    """What was given as `extra`: not what an empty record has too, to which Ray and vLLM add fields of their own."""
+    own = vars(logging.makeLogRecord({})).keys() | _FORMATTED
+    return {name: value for name, value in vars(record).items() if name not in own and not name.startswith("_")}
 
 
 class JsonFormatter(logging.Formatter):

@@ -77,5 +77,21 @@ def test_a_driver_says_its_run_and_organization_in_every_line_and_crashes_in_one
 
 def test_a_warning_for_people_is_one_line_whatever_its_fields_hold() -> None:
     record = logging.makeLogRecord({"levelname": "WARNING", "msg": "blocks_lost", "run_id": "r", "last": "a\nb\x1b[2J"})
-    record._ray_timestamp_ns = 1  # Ray's record factory
     assert TextFormatter().format(record) == "warning: blocks_lost run_id=r 'last=a\\nb\\x1b[2J'"
+
+
+def test_fields_that_a_library_adds_to_every_record_are_not_shown() -> None:
+    before = logging.getLogRecordFactory()
+
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = before(*args, **kwargs)
+        record.process_name = "MainProcess"  # as vLLM does
+        record._ray_timestamp_ns = 1  # as Ray does
+        return record
+
+    logging.setLogRecordFactory(factory)
+    try:
+        record = logging.makeLogRecord({"levelname": "WARNING", "msg": "blocks_lost", "run_id": "r"})
+        assert TextFormatter().format(record) == "warning: blocks_lost run_id=r"
+    finally:
+        logging.setLogRecordFactory(before)
