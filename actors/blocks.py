@@ -11,7 +11,7 @@ and the scored block (`SCORED`), whose columns are those of the table `evaluatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
@@ -41,6 +41,11 @@ _COMMON = [
     ("executed_at", pa.timestamp("us", tz="UTC")),
 ]
 GENERATED = pa.schema([*_COMMON, ("case", pa.string()), ("texts", pa.list_(pa.string()))])
+TO_SCORE = (
+    "test_case_index", "test_case_id", "cluster", "expected_output", "success", "error_message", "error_kind",
+    "is_retryable", "case", "texts",
+)  # fmt: skip
+"""What of a generated block the scorers look at."""
 SCORED = pa.schema(
     [
         ("id", pa.string()),
@@ -53,20 +58,24 @@ SCORED = pa.schema(
 
 
 def dump(value: JSON) -> str:
-    """JSON text that Postgres can store: a NUL character, which jsonb refuses, becomes U+FFFD, a lone surrogate ?."""
+    """JSON text that Postgres can store: a NUL character, which jsonb refuses, becomes U+FFFD, a lone surrogate ?.
+
+    What is no JSON value (a scorer's details may hold anything) becomes the number or list that NumPy has for it, or
+    its text.
+    """
     try:
         text = orjson.dumps(value)
     except orjson.JSONEncodeError:
-        return orjson.dumps(_storable(value)).decode()
+        text = b"\\u0000"
     if b"\\u0000" in text:
-        return orjson.dumps(_storable(value)).decode()
+        text = orjson.dumps(_storable(value), default=str, option=orjson.OPT_SERIALIZE_NUMPY)
     return text.decode()
 
 
 def _storable(value: JSON) -> JSON:
     if isinstance(value, str):
         return storable_text(value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {storable_text(str(key)): _storable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_storable(item) for item in value]

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from actors.blocks import case_of, dump, scored_table
+from actors.blocks import TO_SCORE, case_of, dump, scored_table
 from actors.garbage import collect_rarely
 from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.records import Completion, ItemError
@@ -29,7 +29,7 @@ class Score:
 
     def __call__(self, generated: pa.Table) -> pa.Table:
         """Score a block (schema `GENERATED`) into result rows (schema `SCORED`), in order."""
-        rows: list[dict[str, Any]] = generated.to_pylist()
+        rows: list[dict[str, Any]] = generated.select(list(TO_SCORE)).to_pylist()
         samples = [self._items(row) for row in rows]
         flat = [item for items in samples for item in items]
         by_scorer = {scorer.key: scorer.score(flat) for scorer in self._scorers}

@@ -186,7 +186,7 @@ def _generation_pool(plan: RunPlan, *, alone: bool) -> tuple[ActorPoolStrategy, 
         ), 4 * most
     actors = plan.actors
     share = math.ceil(plan.concurrency / actors)
-    tasks = 4 * math.ceil(share / plan.block_rows)  # a quarter of them is sent, the others are there before they can be
+    tasks = 6 * math.ceil(share / plan.block_rows)  # a sixth is sent, the others are there before they can be
     return ActorPoolStrategy(
         size=actors, max_tasks_in_flight_per_actor=tasks, max_concurrent_calls_per_actor=tasks
     ), tasks * actors

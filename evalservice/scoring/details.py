@@ -14,14 +14,11 @@ statistics their sums. `evaluation_results.metrics` is the flat view:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalservice.records import JSON, Score, ScoreStatus
-
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +61,7 @@ def over_samples(scores: Sequence[Score]) -> ItemScore:
 
 
 def score_details(scores: Mapping[str, Score | ItemScore]) -> dict[str, Any]:
-    """The stored form of an item's scores, by scorer key. Texts lose what Postgres cannot store (NUL, lone surrogates
-    become U+FFFD)."""
+    """The form of an item's scores that is stored as JSON, by scorer key."""
     return {"scores": {key: _stored(score) for key, score in scores.items()}}
 
 
@@ -87,9 +83,9 @@ def _stored(score: Score | ItemScore) -> dict[str, Any]:
     if score.statistics:
         entry["statistics"] = {name: list(parts) for name, parts in score.statistics.items()}
     if score.details:
-        entry["details"] = _storable(dict(score.details))
+        entry["details"] = dict(score.details)
     if score.error is not None:
-        entry["error"] = _storable(score.error)
+        entry["error"] = score.error
     if isinstance(score, ItemScore) and score.samples:
         entry["samples"] = [_stored(sample) for sample in score.samples]
     return entry
@@ -103,13 +99,3 @@ def _read(entry: Mapping[str, Any]) -> ItemScore:
 def _sample(entry: Mapping[str, Any]) -> Score:
     read = _read(entry)
     return Score(read.status, read.values, read.statistics, read.details, read.error)
-
-
-def _storable(value: JSON) -> JSON:
-    if isinstance(value, str):
-        return value if value.isascii() and "\x00" not in value else _UNSTORABLE.sub("\ufffd", value)
-    if isinstance(value, Mapping):
-        return {_storable(str(key)): _storable(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(each) for each in value]
-    return value

@@ -61,6 +61,8 @@ _NUMBER = re.compile(
 _ALONE = re.compile(r"\D{0,4}\d{1,3}(?: \d{3})+(?:\.\d+)?\D{0,20}")
 _BRACE = re.compile(r"[{}]")
 _PLAIN = re.compile(r"-?\d{1,15}")
+_BREAK = re.compile(r"\n|(?<=[^\W\d_]{2})(?<!es) ")
+"""After it a number may begin, but none reaches over it: a line's end, or a word (not \\times) and a space."""
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>")
 _BOX = re.compile(r"\\f?boxed\s*+(\{)?")
 _PHRASE = re.compile(
@@ -182,16 +184,20 @@ def _spaced(segment: str) -> str:
 
 
 def _last(text: str) -> Number | None:
-    """The last number; from the last line backwards, as no number spans lines."""
-    end = len(text)
-    while end >= 0:
-        start = text.rfind("\n", 0, end)
-        for match in reversed(list(_NUMBER.finditer(text, start + 1, end))):
+    """The last number, looked for from the end backwards, twice as far each time."""
+    end, reach = len(text), 64
+    while end > 0:
+        start = max(end - reach, 0)
+        reach *= 2
+        if start > 0:
+            rest = _BREAK.search(text, start, end)
+            if rest is None or rest.end() == end:
+                continue
+            start = rest.end()
+        for match in reversed(list(_NUMBER.finditer(text, start, end))):
             if found := _number(match):
                 return found
         end = start
-        if start < 0:
-            return None
     return None
 
 

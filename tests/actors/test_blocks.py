@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,3 +34,8 @@ def storable(value: Any) -> Any:
 @given(JSON)
 def test_json_texts_hold_neither_nul_nor_lone_surrogates_and_all_else_unchanged(value: Any) -> None:
     assert json.loads(dump(value)) == storable(value)
+
+
+def test_what_is_no_json_becomes_what_comes_nearest() -> None:
+    details = MappingProxyType({"mean": np.float64(0.5), 3: np.array([1, 2]), "path": PurePosixPath("a"), "x": "\x00"})
+    assert json.loads(dump({"details": details})) == {"details": {"mean": 0.5, "3": [1, 2], "path": "a", "x": "\ufffd"}}

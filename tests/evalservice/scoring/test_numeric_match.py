@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalservice.records import TestCase
-from evalservice.scoring import Item, build_scorers
+from evalservice.scoring import Item, build_scorers, numbers
 from evalservice.scoring.numbers import find_number
 
 
@@ -88,6 +88,36 @@ def test_a_number_in_any_notation_within_prose_is_found(value: Fraction, prose: 
     found = find_number(text)
     assert found is not None
     assert found.value == value
+
+
+PIECES = st.sampled_from(
+    [
+        "word ",
+        "es ",
+        "e",
+        " x ",
+        r" \times ",
+        "10",
+        "^5",
+        "1",
+        " 1/2",
+        ",000",
+        ".5",
+        "-",
+        "$",
+        "%",
+        "\n",
+        " ",
+        "(",
+        "= ",
+    ]
+)
+
+
+@given(text=st.lists(PIECES, max_size=80).map("".join))
+def test_the_last_number_is_the_last_of_all(text: str) -> None:
+    every = list(numbers._numbers(numbers._plain(text, ".")))
+    assert find_number(text, "last") == (every[-1] if every else None)
 
 
 @pytest.mark.parametrize(

@@ -241,11 +241,6 @@ def test_stored_scores_come_back_as_they_were() -> None:
     assert item_metrics(scores)["bad"] is None
 
 
-def test_what_postgres_cannot_store_is_replaced() -> None:
-    score = Score("scored", {"m": 1.0}, details={"extracted": "a\x00b\ud800é"})
-    assert score_details({"m": score})["scores"]["m"]["details"] == {"extracted": "a\ufffdb\ufffdé"}
-
-
 def test_failed_samples_are_missing_from_the_mean_and_not_zeros() -> None:
     good, failed = Score("scored", {"m": 1.0}, {"m": (1, 2)}), Score("model_failed", {"m": None}, error="timeout")
     assert over_samples([good, failed, good]).values == {"m": 1.0}
