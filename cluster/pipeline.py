@@ -167,7 +167,7 @@ def _graph(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool) 
                 batch_size=None,
                 batch_format="pyarrow",
                 fn_constructor_args=(plan.criteria,),
-                compute=ActorPoolStrategy(min_size=1, max_size=max(1, math.ceil(tasks / 16))),
+                compute=ActorPoolStrategy(min_size=1, max_size=_most_scorers(tasks)),
                 num_cpus=ACTOR_CPUS,
                 ray_remote_args_fn=lambda: {"max_task_retries": retries, "max_restarts": -1},
             )
@@ -190,6 +190,11 @@ def _generation_pool(plan: RunPlan, *, alone: bool) -> tuple[ActorPoolStrategy, 
     return ActorPoolStrategy(
         size=actors, max_tasks_in_flight_per_actor=tasks, max_concurrent_calls_per_actor=tasks
     ), tasks * actors
+
+
+def _most_scorers(tasks: int) -> int:
+    """How many scoring actors there may be: more are started only where scoring is what a run waits for."""
+    return max(1, min(int(ray.cluster_resources().get("CPU", 1.0) / 2), math.ceil(tasks / 6)))
 
 
 def _hosted_actors(plan: RunPlan) -> int:
