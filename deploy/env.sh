@@ -10,4 +10,6 @@ RAY_SERVE_ENABLE_HA_PROXY=1
 RAY_SERVE_THROUGHPUT_OPTIMIZED=1
 # A process that reserves no GPU sees all of its node's, as any process outside of Ray does.
 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
+# Actors stay below Ray's own processes, but get their turn beside others on a busy node (Ray's default is 15).
+RAY_worker_niceness=5
 set +a
