@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-Method = Literal["t", "wilson", "clopper_pearson", "clustered_t", "bootstrap"]
+Method = Literal[
+    "t", "wilson", "clopper_pearson", "clustered_t", "bootstrap", "tango", "newcombe", "bca", "confidence_sequence"
+]  # fmt: skip
 Values = Sequence[float] | npt.NDArray[np.float64]
 
 _CHUNK_CELLS = 4_000_000
@@ -88,7 +90,7 @@ def mean_interval(values: Values, level: float = 0.95) -> Interval:
     values: shape (n,). With a value that is not finite everything is undefined. The interval is not clipped to the
     values' range. Raises ValueError for a level outside (0, 1).
     """
-    x = _vector(values)
+    x = vector(values)
     if not x.size or not np.isfinite(x).all():
         return _t_interval(None, None, x.size, level)
     deviations = x - x[0]  # constant values get a variance of exactly 0
@@ -120,7 +122,7 @@ def clustered_mean_interval(
     interval by t with G - 1 degrees of freedom. Undefined for a single cluster.
     values, clusters: shape (n,), item i in cluster clusters[i]. Raises ValueError for unequal lengths.
     """
-    x = _vector(values)
+    x = vector(values)
     labels = np.asarray(clusters)
     if labels.shape != x.shape:
         raise ValueError(f"{x.size} values but {labels.size} clusters")
@@ -156,7 +158,7 @@ def bootstrap_corpus_interval(
     The same seed gives the same interval. Undefined for fewer than two items (or clusters), for statistics that are
     not finite, and when the metric is undefined in a resample.
     """
-    _check_level(level)
+    check_level(level)
     rows = np.asarray(statistics, dtype=np.float64)
     n = len(rows)
     groups = None
@@ -193,7 +195,7 @@ def _resampled_sums(rows: npt.NDArray[np.float64], resamples: int, rng: np.rando
 
 
 def _proportion(successes: int, n: int, level: float, method: Literal["wilson", "clopper_pearson"]) -> Interval:
-    _check_level(level)
+    check_level(level)
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}")
     if n == 0:
@@ -210,7 +212,7 @@ def _proportion(successes: int, n: int, level: float, method: Literal["wilson", 
 def _t_interval(
     mean: float | None, stderr: float | None, n: int, level: float, clusters: int | None = None
 ) -> Interval:
-    _check_level(level)
+    check_level(level)
     method: Method = "t" if clusters is None else "clustered_t"
     df = max((n if clusters is None else clusters) - 1, 0)
     if mean is None or stderr is None:
@@ -219,7 +221,8 @@ def _t_interval(
     return Interval(mean, stderr, mean - half, mean + half, n, method, df, clusters)
 
 
-def _vector(values: Values) -> npt.NDArray[np.float64]:
+def vector(values: Values) -> npt.NDArray[np.float64]:
+    """The values as an array of shape (n,). Raises ValueError for any other shape."""
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1:
         raise ValueError(f"values have shape {x.shape}, not (n,)")
@@ -230,6 +233,7 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
+    """Raises ValueError for a level outside (0, 1)."""
     if not 0 < level < 1:
         raise ValueError(f"the level is {level}, not between 0 and 1")
