@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import orjson
 import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.serve._private.constants import RAY_SERVE_HAPROXY_CONFIG_FILE_LOC
 
 from cluster import gauges
 from cluster.application import platform_wiring
@@ -25,10 +29,12 @@ from cluster.supervisor import Supervisor
 from evalservice.api import create_app
 from evalservice.catalog.uploads import sweep_uploads
 from evalservice.database import tenant_transaction, transaction
+from evalservice.errors import Unavailable
 from evalservice.metrics.rollups import due_organizations, roll_up
 from evalservice.organizations.members import sweep
 from evalservice.web.context import Wiring
 from evalservice.web.middleware import request_fields
+from evalservice.web.problems import CONTENT_TYPE
 
 ROLL_UP_SECONDS = 10.0
 SWEEP_SECONDS = 600.0
@@ -62,6 +68,7 @@ class Api:
 
     def __init__(self, supervisor: Any) -> None:
         log_as_json(request_fields)
+        explain_proxy_errors()
         self._opened = contextlib.ExitStack()
         self._platform = self._opened.enter_context(open_platform(read_service_settings(), pool_size=POOL_SIZE))
 
@@ -105,6 +112,27 @@ class RunSupervisor:
 
 application: serve.Application = Api.bind(RunSupervisor.bind())  # type: ignore[attr-defined]
 """What Serve runs, by `evalservice up` and by its own configuration files."""
+
+
+def explain_proxy_errors() -> None:
+    """What HAProxy answers by itself, when no replica can be reached, becomes a problem as all our errors are.
+
+    Serve has no setting for it: its proxy writes the answer (500, text/plain) beside HAProxy's configuration when it
+    starts, and HAProxy reads it whenever that changes, as it does when this replica is made known to it.
+    """
+    file = Path(RAY_SERVE_HAPROXY_CONFIG_FILE_LOC).parent / "500.http"
+    body = orjson.dumps(Unavailable("no replica of the service can be reached; try again").problem())
+    head = (
+        "HTTP/1.1 503 Service Unavailable",
+        f"Content-Type: {CONTENT_TYPE}",
+        "Retry-After: 1",
+        f"Content-Length: {len(body)}",
+    )
+    with contextlib.suppress(OSError):  # no HAProxy on this node, or another user's
+        if file.read_bytes().startswith(b"HTTP/1.1 500"):
+            new = file.with_name(f"{file.name}.{os.getpid()}")
+            new.write_bytes("\r\n".join((*head, "", "")).encode() + body)
+            new.replace(file)
 
 
 def served_wiring(platform: Platform) -> Wiring:

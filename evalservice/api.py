@@ -35,6 +35,7 @@ ROUTERS = (
     metrics.metrics,
     metrics.metric_aggregations,
     metrics.leaderboards,
+    comparisons.comparisons,
     comparisons.ab_tests,
     comparisons.experiments,
     selection.selections,

@@ -35,11 +35,16 @@ from typing import Any, ClassVar
 
 
 class EvalserviceError(Exception):
-    """Base of every error raised on purpose."""
+    """Base of every error raised on purpose.
+
+    outside: what a tenant of a service is told in the message's place, where that may name hosts and folders of the
+    service; "" where the message is for everybody.
+    """
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
+    outside: ClassVar[str] = ""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -167,6 +172,7 @@ class LeaseHeld(Conflict):
     """Another driver holds the run's lease."""
 
     code = "lease-held"
+    outside = "a driver is at work on this run"
 
 
 class LeaseLost(Conflict):
@@ -186,6 +192,7 @@ class DatabaseUnavailable(Unavailable):
     """Postgres cannot be reached or went away."""
 
     code = "database-unavailable"
+    outside = "Postgres does not answer; try again in a moment"
 
 
 class SchemaBehind(Unavailable):
@@ -223,6 +230,7 @@ class StorageFailed(EvalserviceError):
 
     code = "storage-failed"
     status = 507
+    outside = "the service's storage does not work; its log says why under this request id"
 
 
 class RunFailed(EvalserviceError):

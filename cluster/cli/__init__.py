@@ -1,6 +1,6 @@
 """The `evalservice` command: a file per noun, one place that turns errors into exit codes.
 
-Exit codes: 0 success, 1 the work failed, 2 bad usage, 130 interrupted.
+Exit codes: 0 success, 1 the work failed, 2 bad usage, 3 inconclusive (`compare --gate`), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import typer
 
 from cluster.cli import (
     benchmarks,
+    compare,
     credentials,
     datasets,
     db,
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("run")(run.run)
+app.command("compare")(compare.compare)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")

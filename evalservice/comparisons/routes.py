@@ -1,11 +1,11 @@
-"""`/v1/ab-tests`, `/v1/experiments`: drafts of comparisons, and their results."""
+"""`/v1/comparisons` of stored runs; `/v1/ab-tests`, `/v1/experiments`: drafts of comparisons, and their results."""
 
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
@@ -13,6 +13,7 @@ from evalservice.comparisons import service
 from evalservice.comparisons.schemas import (
     ABTestChanges,
     ABTestRead,
+    ComparisonRead,
     ExperimentChanges,
     ExperimentRead,
     ExperimentRunRead,
@@ -20,11 +21,13 @@ from evalservice.comparisons.schemas import (
     NewExperiment,
 )
 from evalservice.errors import NotFound
+from evalservice.runs.service import get_run
 from evalservice.tables import ABTest, Experiment, ExperimentRun
 from evalservice.web.context import Context, Reader, Writer
 from evalservice.web.idempotency import Idempotent
 from evalservice.web.pages import Filter, Page, Paging, page_of
 
+comparisons = APIRouter(prefix="/comparisons", tags=["comparisons"])
 ab_tests = APIRouter(prefix="/ab-tests", tags=["ab-tests"])
 experiments = APIRouter(prefix="/experiments", tags=["experiments"])
 
@@ -34,6 +37,31 @@ def _get(context: Context, kind: type[Any], row_id: uuid.UUID, field: str) -> An
     if row is None:
         raise NotFound(field, str(row_id))
     return row
+
+
+@comparisons.get("", response_model=ComparisonRead)
+def compare_runs(
+    context: Reader,
+    run: Annotated[list[str], Query(min_length=2, max_length=20, description="Ids; the first is the candidate.")],
+    metric: Annotated[
+        list[str] | None, Query(max_length=50, description="Default: all that the runs have in common.")
+    ] = None,
+    alpha: Annotated[float, Query(gt=0, lt=1)] = 0.05,
+    margin: Annotated[float, Query(ge=0, allow_inf_nan=False, description="The least difference that matters.")] = 0.0,
+    min_coverage: Annotated[float, Query(ge=0, le=1, description="Scored test cases of every run, at least.")] = 0.98,
+    max_coverage_gap: Annotated[float, Query(ge=0, le=1, description="Between two runs, at most.")] = 0.01,
+    seed: Annotated[int, Query(ge=0, lt=2**32, description="Of permutations and resamples.")] = 0,
+) -> Response:
+    """Compare runs of the same test cases: values, differences, tests, and a verdict on each metric."""
+    # Not at the top: statsmodels takes a second that no other route shall wait for.
+    from evalservice.comparisons.analysis import Rules
+    from evalservice.comparisons.comparing import Asked
+    from evalservice.comparisons.comparing import compare_runs as compared
+
+    runs = [get_run(context.session, reference) for reference in run]
+    rules = Rules(alpha=alpha, margin=margin, seed=seed)
+    asked = Asked(metric or (), rules, min_coverage, max_coverage_gap)
+    return context.reply(compared(context.session, runs, asked))
 
 
 @ab_tests.get("", response_model=Page[ABTestRead])

@@ -1,4 +1,4 @@
-"""What the API takes and gives about A/B tests and experiments."""
+"""What the API takes and gives about comparisons, A/B tests and experiments."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from evalservice.tables import ABTest, Experiment, ExperimentRun
 from evalservice.web.fields import JsonObject, Name, Reference, Tag, Text, columns
 
+Gate = Literal["go", "no_go", "inconclusive"]
 Significance = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -158,3 +159,75 @@ class ExperimentRunRead(BaseModel):
     def of(cls, row: ExperimentRun) -> Self:
         """From the table."""
         return cls(**columns(row, cls))
+
+
+class SystemRead(BaseModel):
+    """A run's own value on a metric, over the test cases that are compared."""
+
+    model: str
+    value: float | None
+    stderr: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    coverage: float
+    rank: int
+
+
+class PairRead(BaseModel):
+    """Two runs; the difference is run_a minus run_b, whatever is better, with its 95 % interval.
+
+    wins_a, wins_b: test cases on which the one is better, the metric's direction considered. simultaneous_*: the
+    interval at 1 - alpha / pairs. noticeable: the least difference that so many test cases would show. needed: further
+    test cases to show the one that was seen. won_items, lost_items: some of the test cases that decide.
+    """
+
+    run_a: uuid.UUID
+    run_b: uuid.UUID
+    n: int
+    difference: float | None
+    ci_low: float | None
+    ci_high: float | None
+    interval: str
+    simultaneous_low: float | None
+    simultaneous_high: float | None
+    test: str
+    p_value: float
+    p_corrected: float
+    effect: str | None
+    effect_size: float | None
+    wins_a: int
+    ties: int
+    wins_b: int
+    noticeable: float | None
+    needed: int | None
+    also: dict[str, float | None]
+    won_items: list[int]
+    lost_items: list[int]
+
+
+class MetricRead(BaseModel):
+    """One metric over all runs: the verdict, and in plain words."""
+
+    kind: str
+    higher_is_better: bool
+    verdict: Literal["winner", "equivalent", "inconclusive"]
+    winner: uuid.UUID | None
+    said: str
+    runs: dict[str, SystemRead]
+    pairs: list[PairRead]
+    overall: dict[str, float | str | None] | None
+
+
+class ComparisonRead(BaseModel):
+    """Runs compared by test case. `primary`: the metric that decides the gate, of the first run, the candidate:
+    "go" when it is the winner, or equivalent to the best; "no_go" when another is the winner."""
+
+    primary: str
+    gate: Gate
+    alpha: float
+    margin: float
+    test_cases: int
+    clustered: bool
+    warnings: list[str]
+    metrics: dict[str, MetricRead]

@@ -65,14 +65,18 @@ def _answer(problem: dict[str, Any], headers: dict[str, str] | None = None) -> R
     return Response(body, problem["status"], headers, CONTENT_TYPE)
 
 
-def _ours(_: Request, error: Exception) -> Response:
+def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, EvalserviceError)
+    problem = error.problem()
+    if error.outside and not request.app.state.wiring.local_files:
+        log.warning("refused", extra={"error": error.message})
+        problem["detail"] = error.outside
     headers = {}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, Unavailable):
         headers["Retry-After"] = "5"
-    return _answer(error.problem(), headers)
+    return _answer(problem, headers)
 
 
 def _invalid(_: Request, error: Exception) -> Response:

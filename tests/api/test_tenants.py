@@ -14,7 +14,7 @@ import pytest
 
 from evalservice.api import create_app
 from evalservice.tables import metadata
-from tests.api.conftest import Served, a_model, created, unique
+from tests.api.conftest import Served, a_dataset, a_model, created, unique
 
 TABLE_OF = {
     "model": "evaluation_models",
@@ -47,6 +47,12 @@ OPERATIONS = [
     if path.startswith("/v1/")
     for method in operations
 ]
+REQUIRED = {
+    path: [each["name"] for each in DOCUMENT["paths"][path]["get"].get("parameters", ()) if each["required"]]
+    for method, path in OPERATIONS
+    if method == "GET" and "{" not in path
+}
+"""What a query must name."""
 WITH_IDS = [(method, path) for method, path in OPERATIONS if "{" in path and not path.endswith("dataset-files/{name}")]
 
 
@@ -108,11 +114,18 @@ def test_anothers_id_is_as_if_it_did_not_exist(served: Served, method: str, path
     assert _state(served.database) == before
 
 
+@pytest.mark.parametrize("path", [path for path, names in REQUIRED.items() if set(names) & TABLE_OF.keys()])
+def test_anothers_id_in_a_query_is_as_if_it_did_not_exist(served: Served, path: str) -> None:
+    given = {name: [_their_path(served, f"{{{name}}}")] * 2 if name in TABLE_OF else "x" for name in REQUIRED[path]}
+    with served.client(served.mine) as client:
+        assert client.get(path, params=given).status_code == 404
+
+
 def test_lists_hold_the_callers_own_rows_only(served: Served) -> None:
     theirs = _ids_of(served, served.theirs.organization)
     with served.client(served.mine) as client:
         for method, path in OPERATIONS:
-            if method == "GET" and "{" not in path and path != "/v1/metrics/series":
+            if method == "GET" and "{" not in path and not REQUIRED[path]:
                 answer = client.get(path, params={"limit": 1000})
                 assert answer.status_code == 200, (path, answer.text)
                 assert not theirs & set(re.findall(r"[0-9a-f-]{36}", answer.text)), path
@@ -157,3 +170,15 @@ def test_the_service_connects_as_a_role_that_row_level_security_binds(served: Se
             "FROM pg_roles WHERE rolname = current_user"
         ).one()
     assert tuple(row) == ("evalservice_service", False, False, False)
+
+
+def test_what_fails_inside_is_told_without_folders_and_hosts(served: Served) -> None:
+    with served.client(served.mine) as client:
+        dataset = a_dataset(client)
+        for index in served.data_root.rglob("index.json"):
+            index.unlink()
+        answer = client.get(f"/v1/datasets/{dataset['id']}/test-cases")
+    assert answer.status_code == 507
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert str(served.data_root) not in answer.text
+    assert answer.json()["request_id"]

@@ -1,0 +1,116 @@
+"""Stored runs in, the comparison as the API gives it out."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy.orm import Session
+
+from evalservice.comparisons.analysis import MetricComparison, PairComparison, Rules, compare
+from evalservice.comparisons.pairing import check_coverage, check_runs, comparable_metrics, load, warnings_of
+from evalservice.comparisons.schemas import ComparisonRead, Gate, MetricRead, PairRead, SystemRead
+from evalservice.errors import Conflict
+from evalservice.runs.service import primary_metric
+from evalservice.scoring import Metric
+from evalservice.tables import EvaluationRun
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How runs shall be compared. metrics: none means all in common. Coverage is a share of the test cases."""
+
+    metrics: Sequence[str] = ()
+    rules: Rules = field(default_factory=Rules)
+    min_coverage: float = 0.98
+    max_coverage_gap: float = 0.01
+
+
+def compare_runs(session: Session, runs: Sequence[EvaluationRun], asked: Asked) -> ComparisonRead:
+    """Pair the runs by test case and compare them. Raises InvalidInput and Conflict: see `pairing`."""
+    check_runs(runs)
+    wanted = comparable_metrics(runs, list(dict.fromkeys(asked.metrics)))
+    items, systems = load(session, runs, wanted)
+    models = {str(run.id): run.model.name for run in runs}
+    metrics: dict[str, MetricRead] = {}
+    for each in wanted:
+        name = each.metric.name
+        coverage = {system.name: float(system.scored.mean()) for system in systems[name]}
+        check_coverage(name, coverage, asked.min_coverage, asked.max_coverage_gap)
+        try:
+            found = compare(systems[name], each.metric, asked.rules, items)
+        except ValueError as error:
+            raise Conflict(f"{name}: {error}") from None
+        metrics[name] = _metric_read(found, each.metric, models)
+    primary = primary_metric(runs[0])
+    primary = primary if primary in metrics else next(iter(metrics))
+    return ComparisonRead(
+        primary=primary,
+        gate=_gate(metrics[primary], runs[0].id),
+        alpha=asked.rules.alpha,
+        margin=asked.rules.margin,
+        test_cases=len(items.indices),
+        clustered=items.clusters is not None,
+        warnings=warnings_of(runs),
+        metrics=metrics,
+    )
+
+
+def _gate(decisive: MetricRead, candidate: uuid.UUID) -> Gate:
+    if decisive.verdict == "equivalent" or decisive.winner == candidate:
+        return "go"
+    return "inconclusive" if decisive.winner is None else "no_go"
+
+
+def _metric_read(found: MetricComparison, metric: Metric, models: dict[str, str]) -> MetricRead:
+    return MetricRead(
+        kind=metric.kind,
+        higher_is_better=metric.higher_is_better,
+        verdict=found.verdict,
+        winner=uuid.UUID(found.winner) if found.winner else None,
+        said=found.said,
+        runs={
+            name: SystemRead(
+                model=models[name],
+                value=interval.value,
+                stderr=interval.stderr,
+                ci_low=interval.low,
+                ci_high=interval.high,
+                n=interval.n,
+                coverage=found.coverage[name],
+                rank=found.order.index(name) + 1,
+            )
+            for name, interval in found.systems.items()
+        },
+        pairs=[_pair_read(pair) for pair in found.pairs],
+        overall=found.overall,
+    )
+
+
+def _pair_read(pair: PairComparison) -> PairRead:
+    return PairRead(
+        run_a=uuid.UUID(pair.first),
+        run_b=uuid.UUID(pair.second),
+        n=pair.n,
+        difference=pair.interval.value,
+        ci_low=pair.interval.low,
+        ci_high=pair.interval.high,
+        interval=pair.interval.method,
+        simultaneous_low=pair.simultaneous[0],
+        simultaneous_high=pair.simultaneous[1],
+        test=pair.test,
+        p_value=pair.p_value,
+        p_corrected=pair.p_corrected,
+        effect=pair.effect,
+        effect_size=pair.effect_size,
+        wins_a=pair.wins,
+        ties=pair.ties,
+        wins_b=pair.losses,
+        noticeable=pair.noticeable,
+        needed=pair.needed,
+        also={name: value if value is None or math.isfinite(value) else None for name, value in pair.also.items()},
+        won_items=list(pair.won_items),
+        lost_items=list(pair.lost_items),
+    )
