@@ -6,7 +6,9 @@ embedded server that the command starts itself.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -26,6 +28,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from tests.forks import Forks, forks
 from tests.postgres import database_url, empty_database_url, fresh_database, postgres_server, template_database
 from tests.provider import RunningProvider, running_provider
 
@@ -98,6 +101,15 @@ class Ended:
         return json.loads(self.out)
 
 
+_opened = contextlib.ExitStack()
+atexit.register(_opened.close)
+
+
+@functools.cache
+def _forks() -> Forks:
+    return _opened.enter_context(forks(clean_environment()))
+
+
 @dataclass(frozen=True, slots=True)
 class Cli:
     """The `evalservice` command, in processes of its own."""
@@ -106,8 +118,11 @@ class Cli:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, *arguments: object, timeout: float = 120.0, **environment: str) -> Ended:
-        """Run a command to its end."""
-        return self._ended(self.start(*arguments, **environment), timeout)
+        """Run a command to its end; forked, where Ray's own variables play no part."""
+        own = self._environment(environment)
+        if any(name.startswith("RAY_") for name in own):
+            return self._ended(self.start(*arguments, **environment), timeout)
+        return Ended(*_forks().run([*map(str, arguments)], own, timeout))
 
     def _ended(self, process: subprocess.Popen[str], timeout: float) -> Ended:
         try:
@@ -135,11 +150,14 @@ class Cli:
     def _command(self, arguments: Iterable[object]) -> list[str]:
         return [sys.executable, "-m", "cluster.cli", *map(str, arguments)]
 
+    def _environment(self, changes: dict[str, str]) -> dict[str, str]:
+        return {**clean_environment(EVALSERVICE_HOME=str(self.home)), **self.environment, **changes}
+
     def _start(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**clean_environment(EVALSERVICE_HOME=str(self.home)), **self.environment, **environment},
+            env=self._environment(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

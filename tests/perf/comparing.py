@@ -1,0 +1,136 @@
+"""The statistics of a comparison against scipy's and sacrebleu's own, on the same data and equal results.
+
+    python -m tests.perf.comparing [--items 10000] [--resamples 10000]
+
+Goals: paired permutation 10 times scipy.stats.permutation_test, paired bootstrap 3 times scipy.stats.bootstrap for
+continuous metrics and 20 times for binary ones, BLEU's paired bootstrap at least as fast as sacrebleu's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sacrebleu.metrics import BLEU
+from sacrebleu.significance import PairedTest
+from scipy import stats
+
+from evalservice.scoring import build_scorers
+from evalservice.statistics.corpus import bootstrap_corpus_difference
+from evalservice.statistics.paired import bootstrap_differences, sign_flips_of_many
+from tests.perf.bench import table
+
+METRICS = 5
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """(seconds, result)."""
+    started = time.perf_counter()
+    result = function()
+    return time.perf_counter() - started, result
+
+
+def permutation(columns: np.ndarray, draws: int) -> list[str]:
+    """Sign flips of all metrics at once against scipy's, metric by metric."""
+    ours, found = timed(lambda: sign_flips_of_many(columns, draws=draws, seed=1))
+
+    def theirs() -> list[float]:
+        return [
+            stats.permutation_test(
+                (column,), np.sum, permutation_type="samples", n_resamples=draws, vectorized=True, batch=500, rng=1
+            ).pvalue
+            for column in columns.T
+        ]
+
+    seconds, p_values = timed(theirs)
+    furthest = max(abs(ours.p_value - p) for ours, p in zip(found, p_values, strict=True))
+    assert furthest < 0.02, furthest  # other draws of the same distribution
+    return ["sign-flip permutation", f"{ours:.2f}", f"{seconds:.2f}", f"{seconds / ours:.1f}", "10"]
+
+
+def bootstrap(name: str, columns: np.ndarray, resamples: int, goal: str) -> list[str]:
+    """Percentile intervals of all metrics against scipy's, metric by metric."""
+    ours, found = timed(lambda: bootstrap_differences(columns, resamples=resamples, seed=1))
+
+    def theirs() -> list[tuple[float, float]]:
+        return [
+            tuple(
+                stats.bootstrap(
+                    (column,), np.mean, n_resamples=resamples, method="percentile", batch=500, rng=1
+                ).confidence_interval
+            )
+            for column in columns.T
+        ]
+
+    seconds, intervals = timed(theirs)
+    for (low, high), other in zip(found, intervals, strict=True):
+        assert max(abs(low - other[0]), abs(high - other[1])) < 0.1 * (high - low)
+    return [f"paired bootstrap, {name}", f"{ours:.2f}", f"{seconds:.2f}", f"{seconds / ours:.1f}", goal]
+
+
+def bleu(segments: int, resamples: int) -> list[str]:
+    """BLEU's paired bootstrap over stored statistics against sacrebleu's over its own."""
+    rng = np.random.default_rng(2)
+    words = [f"w{i}" for i in range(500)]
+    references = [" ".join(rng.choice(words, 20)) for _ in range(segments)]
+
+    def system(wrong: float) -> list[str]:
+        return [" ".join(w if rng.random() > wrong else rng.choice(words) for w in line.split()) for line in references]
+
+    first, second = system(0.2), system(0.25)
+    [scorer] = build_scorers(["bleu"])
+    [metric] = scorer.metrics
+    assert metric.aggregate is not None
+    kept = [
+        np.array([score.statistics["bleu"] for score in scorer.score(_items(lines, references))])
+        for lines in (first, second)
+    ]
+    aggregate = metric.aggregate
+    ours, interval = timed(
+        lambda: bootstrap_corpus_difference(kept[0], kept[1], aggregate, resamples=resamples, seed=1)
+    )
+    test = PairedTest(
+        [("a", first), ("b", second)], {"BLEU": BLEU(references=[references])}, None, "bs", n_samples=resamples
+    )
+    seconds, (_, results) = timed(test)
+    own = [result.score for result in results["BLEU"]]
+    assert abs(interval.value - (own[0] - own[1])) < 1e-6
+    return ["BLEU's paired bootstrap", f"{ours:.2f}", f"{seconds:.2f}", f"{seconds / ours:.1f}", "1"]
+
+
+def _items(lines: list[str], references: list[str]) -> list[Any]:
+    from evalservice.records import TestCase
+    from evalservice.scoring import Item
+
+    return [
+        Item(TestCase(i, "", expected_output=r), text)
+        for i, (text, r) in enumerate(zip(lines, references, strict=True))
+    ]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=10_000)
+    parser.add_argument("--resamples", type=int, default=10_000)
+    given = parser.parse_args(arguments)
+    rng = np.random.default_rng(0)
+    continuous = rng.normal(0.02, 1, size=(given.items, METRICS))
+    binary = rng.choice([1.0, -1.0, 0.0], p=[0.13, 0.12, 0.75], size=(given.items, METRICS))
+    table(
+        f"comparing 2 runs, {given.items:,} items, {METRICS} metrics, {given.resamples:,} resamples",
+        ["what", "ours s", "peer s", "times as fast", "goal"],
+        [
+            permutation(continuous, given.resamples),
+            bootstrap("continuous", continuous, given.resamples, "3"),
+            bootstrap("binary", binary, given.resamples, "20"),
+            bleu(2_000, 1_000),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
