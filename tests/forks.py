@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
+import importlib
 import json
 import os
 import random
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+LOADED = ("cluster.cli", "cluster.local", "cluster.cli.follow", "evalservice.client", "rich.table")
 MOST = 1 << 20
 
 
@@ -77,8 +80,9 @@ def forks(environment: Mapping[str, str]) -> Iterator[Forks]:
 
 
 def _serve(path: str) -> None:
-    import evalservice.client  # noqa: F401
-
+    for module in LOADED:
+        importlib.import_module(module)
+    gc.freeze()  # what is there is shared, and not copied for a look at it
     threading.excepthook = lambda *_: os._exit(1)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
