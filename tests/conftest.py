@@ -119,10 +119,9 @@ class Cli:
 
     def __call__(self, *arguments: object, timeout: float = 120.0, **environment: str) -> Ended:
         """Run a command to its end; forked, where Ray's own variables play no part."""
-        own = self._environment(environment)
-        if any(name.startswith("RAY_") for name in own):
+        if any(name.startswith("RAY_") for name in (*self.environment, *environment)):
             return self._ended(self.start(*arguments, **environment), timeout)
-        return Ended(*_forks().run([*map(str, arguments)], own, timeout))
+        return Ended(*_forks().run([*map(str, arguments)], self._environment(environment), timeout))
 
     def _ended(self, process: subprocess.Popen[str], timeout: float) -> Ended:
         try:
