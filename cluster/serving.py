@@ -120,7 +120,7 @@ def explain_proxy_errors() -> None:
     Serve has no setting for it: its proxy writes the answer (500, text/plain) beside HAProxy's configuration when it
     starts, and HAProxy reads it whenever that changes, as it does when this replica is made known to it.
     """
-    file = Path(RAY_SERVE_HAPROXY_CONFIG_FILE_LOC).parent / "500.http"
+    file = Path(RAY_SERVE_HAPROXY_CONFIG_FILE_LOC).parent / ray.get_runtime_context().get_node_id() / "500.http"
     body = orjson.dumps(Unavailable("no replica of the service can be reached; try again").problem())
     head = (
         "HTTP/1.1 503 Service Unavailable",

@@ -6,6 +6,8 @@ commits once, at the edge. Without an organization a query sees nothing.
 
 from __future__ import annotations
 
+import select
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +17,22 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    DisconnectionError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from evalservice.errors import AlreadyExists, DatabaseUnavailable, EvalserviceError, InvalidInput, SchemaBehind
 
 SERVICE_ROLE = "evalservice_service"
+PING_SECONDS = 30.0
+"""So long a connection may be idle before it is asked whether it works."""
 CONNECT_TIMEOUT_SECONDS = 10
 
 
@@ -37,11 +48,31 @@ def make_engine(url: str, *, pool_size: int = 5) -> Engine:
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=pool_size,
-        pool_pre_ping=True,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "evalservice"},
     )
     event.listen(engine, "connect", _in_utc)
+    event.listen(engine, "checkin", _returned)
+    event.listen(engine, "checkout", _still_there)
     return engine
+
+
+def _returned(_connection: Any, record: Any) -> None:
+    record.info["returned"] = time.monotonic()
+
+
+def _still_there(connection: Any, record: Any, _proxy: Any) -> None:
+    """A connection that Postgres has closed can be read from, which is seen without asking it; one that was long idle
+    is asked. SQLAlchemy's own ping asks each time, a tenth of a small request."""
+    idle = time.monotonic() - record.info.get("returned", time.monotonic())
+    try:
+        watched = select.poll()
+        watched.register(connection.fileno(), select.POLLIN)
+        if idle < PING_SECONDS and not watched.poll(0):
+            return
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except psycopg.Error as error:
+        raise DisconnectionError(str(error)) from error
 
 
 def _in_utc(connection: Any, _record: Any) -> None:

@@ -38,15 +38,15 @@ from evalservice.errors import Forbidden, InvalidInput
 from evalservice.lookup import find
 from evalservice.organizations.secrets import origin_of
 from evalservice.tables import BenchmarkSuite, EvaluationDataset, Model, ModelCapability, ModelCapabilityLink
-from evalservice.web.context import Context, Door, Reader, Writer, WritingDoor
+from evalservice.web.context import Context, Door, Reader, TenantRoute, Writer, WritingDoor
 from evalservice.web.idempotency import Idempotent
 from evalservice.web.pages import Filter, Page, Paging, page_of
 
-models = APIRouter(prefix="/models", tags=["models"])
-capabilities = APIRouter(prefix="/capabilities", tags=["models"])
-datasets = APIRouter(prefix="/datasets", tags=["datasets"])
-dataset_files = APIRouter(prefix="/dataset-files", tags=["datasets"])
-benchmarks = APIRouter(prefix="/benchmarks", tags=["benchmarks"])
+models = APIRouter(prefix="/models", tags=["models"], route_class=TenantRoute)
+capabilities = APIRouter(prefix="/capabilities", tags=["models"], route_class=TenantRoute)
+datasets = APIRouter(prefix="/datasets", tags=["datasets"], route_class=TenantRoute)
+dataset_files = APIRouter(prefix="/dataset-files", tags=["datasets"], route_class=TenantRoute)
+benchmarks = APIRouter(prefix="/benchmarks", tags=["benchmarks"], route_class=TenantRoute)
 
 
 @models.get("", response_model=Page[ModelRead])

@@ -23,13 +23,13 @@ from evalservice.comparisons.schemas import (
 from evalservice.errors import NotFound
 from evalservice.runs.service import get_run
 from evalservice.tables import ABTest, Experiment, ExperimentRun
-from evalservice.web.context import Context, Reader, Writer
+from evalservice.web.context import Context, Reader, TenantRoute, Writer
 from evalservice.web.idempotency import Idempotent
 from evalservice.web.pages import Filter, Page, Paging, page_of
 
-comparisons = APIRouter(prefix="/comparisons", tags=["comparisons"])
-ab_tests = APIRouter(prefix="/ab-tests", tags=["ab-tests"])
-experiments = APIRouter(prefix="/experiments", tags=["experiments"])
+comparisons = APIRouter(prefix="/comparisons", tags=["comparisons"], route_class=TenantRoute)
+ab_tests = APIRouter(prefix="/ab-tests", tags=["ab-tests"], route_class=TenantRoute)
+experiments = APIRouter(prefix="/experiments", tags=["experiments"], route_class=TenantRoute)
 
 
 def _get(context: Context, kind: type[Any], row_id: uuid.UUID, field: str) -> Any:

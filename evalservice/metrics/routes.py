@@ -21,12 +21,12 @@ from evalservice.metrics.schemas import (
 )
 from evalservice.metrics.service import standings
 from evalservice.tables import MetricAggregation, Model, ModelMetric
-from evalservice.web.context import Context, Reader
+from evalservice.web.context import Context, Reader, TenantRoute
 from evalservice.web.pages import Filter, Page, Paging, page_of
 
-metrics = APIRouter(prefix="/metrics", tags=["metrics"])
-metric_aggregations = APIRouter(prefix="/metric-aggregations", tags=["metrics"])
-leaderboards = APIRouter(prefix="/leaderboards", tags=["metrics"])
+metrics = APIRouter(prefix="/metrics", tags=["metrics"], route_class=TenantRoute)
+metric_aggregations = APIRouter(prefix="/metric-aggregations", tags=["metrics"], route_class=TenantRoute)
+leaderboards = APIRouter(prefix="/leaderboards", tags=["metrics"], route_class=TenantRoute)
 
 Period = Literal["hour", "day", "week", "month"]
 Moment = Annotated[AwareDatetime | None, Query(description="With its time zone, e.g. 2026-03-01T00:00:00Z.")]

@@ -21,6 +21,7 @@ from typing import Final, Literal
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from evalservice.database import driver_connection
 from evalservice.errors import Forbidden, Unauthenticated
 
 Permission = Literal["read", "write", "admin", "owner"]
@@ -66,10 +67,10 @@ def hash_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-_FIND = text(
+_FIND = (
     "SELECT k.id, k.organization_id, k.user_id, k.role, k.scopes, "
     "set_config('evalservice.organization_id', k.organization_id::text, true) "
-    "FROM evalservice_find_api_key(:hash) AS k"
+    "FROM evalservice_find_api_key(%s) AS k"
 )
 _TOUCH = text("UPDATE api_keys SET last_used_at = now() WHERE id = :id")
 
@@ -82,14 +83,15 @@ class Authenticator:
 
     def __call__(self, session: Session, key: str) -> Caller:
         """The caller; from here on the transaction sees their organization alone. Raises Unauthenticated."""
-        row = session.execute(_FIND, {"hash": hash_of(key)}).one_or_none()
+        row = driver_connection(session).execute(_FIND, (hash_of(key),)).fetchone()  # asked by every request
         if row is None:
             raise Unauthenticated("the API key is unknown, revoked or expired")
-        caller = Caller(row.organization_id, row.user_id, row.role, permissions_of(row.role, row.scopes), row.id)
+        key_id, organization_id, user_id, role, scopes, _ = row
+        caller = Caller(organization_id, user_id, role, permissions_of(role, scopes), key_id)
         now = time.monotonic()
-        if now - self._touched.get(row.id, -_TOUCH_SECONDS) >= _TOUCH_SECONDS:
-            session.execute(_TOUCH, {"id": row.id})
-            self._touched[row.id] = now
+        if now - self._touched.get(key_id, -_TOUCH_SECONDS) >= _TOUCH_SECONDS:
+            session.execute(_TOUCH, {"id": key_id})
+            self._touched[key_id] = now
             if len(self._touched) > 10_000:
                 self._touched.clear()
         return caller

@@ -30,13 +30,13 @@ from evalservice.organizations.schemas import (
 )
 from evalservice.organizations.secrets import origin_of
 from evalservice.tables import ApiKey, Membership, Organization, ProviderCredential
-from evalservice.web.context import Admin, Context, Owner, Reader
+from evalservice.web.context import Admin, Context, Owner, Reader, TenantRoute
 from evalservice.web.idempotency import Idempotent
 from evalservice.web.pages import Page, Paging, page_of
 
-organizations = APIRouter(prefix="/organizations", tags=["organizations"])
-api_keys = APIRouter(prefix="/api-keys", tags=["api-keys"])
-credentials = APIRouter(prefix="/provider-credentials", tags=["provider-credentials"])
+organizations = APIRouter(prefix="/organizations", tags=["organizations"], route_class=TenantRoute)
+api_keys = APIRouter(prefix="/api-keys", tags=["api-keys"], route_class=TenantRoute)
+credentials = APIRouter(prefix="/provider-credentials", tags=["provider-credentials"], route_class=TenantRoute)
 
 
 @organizations.get("", response_model=Page[OrganizationRead])

@@ -23,11 +23,11 @@ from evalservice.runs.results import count_results, stream_results
 from evalservice.runs.schemas import ResultRead, RunAsked, RunBody, RunChanges, RunProgress, RunRead
 from evalservice.runs.service import NewRun, create_run, get_run, items_query
 from evalservice.tables import RUN_STATUSES, BenchmarkSuite, EvaluationResult, EvaluationRun, Model
-from evalservice.web.context import Context, Door, Reader, ReadingDoor, Writer
+from evalservice.web.context import Context, Door, Reader, ReadingDoor, TenantRoute, Writer
 from evalservice.web.idempotency import Idempotent, Once
 from evalservice.web.pages import Filter, Page, Paging, page_of
 
-runs = APIRouter(prefix="/evaluation-runs", tags=["evaluation-runs"])
+runs = APIRouter(prefix="/evaluation-runs", tags=["evaluation-runs"], route_class=TenantRoute)
 POLL_SECONDS = 0.5
 SILENCE_SECONDS = 15.0
 

@@ -10,10 +10,10 @@ from sqlalchemy import select
 from evalservice.errors import NotFound
 from evalservice.selection.schemas import SelectionRead
 from evalservice.tables import ModelSelectionLog
-from evalservice.web.context import Reader
+from evalservice.web.context import Reader, TenantRoute
 from evalservice.web.pages import Filter, Page, Paging, page_of
 
-selections = APIRouter(prefix="/selections", tags=["selections"])
+selections = APIRouter(prefix="/selections", tags=["selections"], route_class=TenantRoute)
 
 
 @selections.get("", response_model=Page[SelectionRead])

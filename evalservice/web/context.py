@@ -4,20 +4,25 @@
     def read(context: Reader, model: str) -> Response:
         return context.reply(ModelRead.of(find(context.session, Model, model, "model")))
 
-The transaction is opened by the dependency and committed before the answer is sent, so an answer is never ahead of
-the database. Routes that touch it are plain functions: they run in a thread and may wait.
+The transaction is opened around the route (`TenantRoute`) and committed before the answer is sent, so an answer is
+never ahead of the database. Routes that touch it are plain functions: they run in a thread and may wait.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 from sqlalchemy import Engine
@@ -142,24 +147,15 @@ def _identify(wiring: Wiring, session: Session, credentials: HTTPAuthorizationCr
     return caller
 
 
-def _opening(permission: Permission) -> Callable[[Request, Credentials], Iterator[Context]]:
-    def open_context(request: Request, credentials: Credentials) -> Iterator[Context]:
-        wiring = wiring_of(request)
-        with transaction(wiring.engine) as session:
-            caller = _identify(wiring, session, credentials)
-            caller.require(permission)
-            yield Context(session, caller, wiring, request)
-
-    return open_context
-
-
 @dataclass(frozen=True, slots=True)
 class Door:
-    """For what streams: transactions one after the other, each of which asks again whether the key is still good."""
+    """Opens the caller's transactions; for what streams one after the other, and each asks again whether the key is
+    still good."""
 
     wiring: Wiring
     credentials: HTTPAuthorizationCredentials | None
     permission: Permission
+    request: Request
 
     @contextmanager
     def open(self) -> Iterator[tuple[Session, Caller]]:
@@ -169,17 +165,63 @@ class Door:
             caller.require(self.permission)
             yield session, caller
 
+    @contextmanager
+    def context(self) -> Iterator[Context]:
+        """As `open`, with all that a route is given."""
+        with self.open() as (session, caller):
+            yield Context(session, caller, self.wiring, self.request)
 
-def _door(permission: Permission) -> Callable[[Request, Credentials], Door]:
-    def find_door(request: Request, credentials: Credentials) -> Door:
-        return Door(wiring_of(request), credentials, permission)
+
+def _door(permission: Permission) -> Callable[[Request, Credentials], Awaitable[Door]]:
+    async def find_door(request: Request, credentials: Credentials) -> Door:  # async: it needs no thread
+        return Door(wiring_of(request), credentials, permission, request)
 
     return find_door
 
 
-Reader = Annotated[Context, Depends(_opening("read"), scope="function")]
-Writer = Annotated[Context, Depends(_opening("write"), scope="function")]
-Admin = Annotated[Context, Depends(_opening("admin"), scope="function")]
-Owner = Annotated[Context, Depends(_opening("owner"), scope="function")]
+Reader = Annotated[Context, Depends(_door("read"))]
+Writer = Annotated[Context, Depends(_door("write"))]
+Admin = Annotated[Context, Depends(_door("admin"))]
+Owner = Annotated[Context, Depends(_door("owner"))]
 ReadingDoor = Annotated[Door, Depends(_door("read"))]
 WritingDoor = Annotated[Door, Depends(_door("write"))]
+
+
+class TenantRoute(APIRoute):
+    """A route whose `context` is opened, used and committed in one thread: a turn in another one costs as much as a
+    query. Whoever is not known hears that before anything about their request."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, _opened(endpoint), **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def known(request: Request) -> Response:
+            try:
+                return await answer(request)
+            except RequestValidationError:
+                for dependency in self.dependant.dependencies:
+                    if dependency.name == "context" and dependency.call is not None:
+                        door = await dependency.call(request, await _bearer(request))
+                        await run_in_threadpool(_knock, door)
+                raise
+
+        return known
+
+
+def _knock(door: Door) -> None:
+    with door.open():
+        pass
+
+
+def _opened(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    if "context" not in inspect.signature(endpoint).parameters or hasattr(endpoint, "__wrapped__"):
+        return endpoint  # it streams, or is included in another router
+
+    @functools.wraps(endpoint)
+    def inside(**given: Any) -> Any:
+        with given.pop("context").context() as context:
+            return endpoint(context=context, **given)
+
+    return inside

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -34,23 +35,28 @@ class Page(BaseModel, Generic[T]):
     next_cursor: str | None = None
 
 
+@dataclass(slots=True)
 class PageQuery:
     """`limit`, `cursor` and `sort` of a list."""
 
-    def __init__(
-        self,
-        limit: Annotated[int, Query(ge=1, le=MOST, description="Items on a page.")] = 50,
-        cursor: Annotated[
-            str | None, Query(max_length=500, description="`next_cursor` of the page before, with the same filters.")
-        ] = None,
-        sort: Annotated[
-            str | None, Query(max_length=50, description="A column to sort by, `-` before it for descending.")
-        ] = None,
-    ) -> None:
-        self.limit, self.cursor, self.sort = limit, cursor, sort
+    limit: int
+    cursor: str | None
+    sort: str | None
 
 
-Paging = Annotated[PageQuery, Depends(PageQuery)]
+async def _page_query(  # async: it needs no thread
+    limit: Annotated[int, Query(ge=1, le=MOST, description="Items on a page.")] = 50,
+    cursor: Annotated[
+        str | None, Query(max_length=500, description="`next_cursor` of the page before, with the same filters.")
+    ] = None,
+    sort: Annotated[
+        str | None, Query(max_length=50, description="A column to sort by, `-` before it for descending.")
+    ] = None,
+) -> PageQuery:
+    return PageQuery(limit, cursor, sort)
+
+
+Paging = Annotated[PageQuery, Depends(_page_query)]
 Column = InstrumentedAttribute[Any]
 
 

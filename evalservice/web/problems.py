@@ -68,7 +68,8 @@ def _answer(problem: dict[str, Any], headers: dict[str, str] | None = None) -> R
 def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, EvalserviceError)
     problem = error.problem()
-    if error.outside and not request.app.state.wiring.local_files:
+    wiring = getattr(request.app.state, "wiring", None)
+    if error.outside and wiring is not None and not wiring.local_files:
         log.warning("refused", extra={"error": error.message})
         problem["detail"] = error.outside
     headers = {}
