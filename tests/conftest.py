@@ -118,8 +118,8 @@ class Cli:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, *arguments: object, timeout: float = 120.0, **environment: str) -> Ended:
-        """Run a command to its end; forked, where Ray's own variables play no part."""
-        if any(name.startswith("RAY_") for name in (*self.environment, *environment)):
+        """Run a command to its end; forked, where no variable is set that is read as Python or Ray start."""
+        if any(name.startswith(("PYTHON", "RAY_")) for name in (*self.environment, *environment)):
             return self._ended(self.start(*arguments, **environment), timeout)
         return Ended(*_forks().run([*map(str, arguments)], self._environment(environment), timeout))
 
