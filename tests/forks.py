@@ -83,7 +83,6 @@ def _serve(path: str) -> None:
     for module in LOADED:
         importlib.import_module(module)
     gc.freeze()  # what is there is shared, and not copied for a look at it
-    threading.excepthook = lambda *_: os._exit(1)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
     listener.listen()
@@ -91,7 +90,6 @@ def _serve(path: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     waiting: dict[int, socket.socket] = {}
-    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, lambda *_: _reap(waiting))
     while True:
         connection, _ = listener.accept()

@@ -10,6 +10,8 @@ from cluster.cli.common import Json, service
 from cluster.cli.output import note, print_json, print_table, say
 from evalservice.client import path_of
 
+SHOWN = 13
+"""Characters of an id: runs of the same minute begin alike."""
 GATE_CODES = {"go": 0, "no_go": 1, "inconclusive": 3}
 
 
@@ -72,10 +74,10 @@ def _show_metric(name: str, metric: dict[str, Any], document: dict[str, Any]) ->
     best_first = sorted(metric["runs"].items(), key=lambda each: each[1]["rank"])
     print_table(
         ["#", "RUN", "MODEL", name.upper(), "95 % INTERVAL", "N"],
-        [[r["rank"], run[:8], r["model"], _number(r["value"]), _bounds(r), r["n"]] for run, r in best_first],
+        [[r["rank"], run[:SHOWN], r["model"], _number(r["value"]), _bounds(r), r["n"]] for run, r in best_first],
         title=f"{name} over {document['test_cases']} test cases" + (", clustered" if document["clustered"] else ""),
     )
-    label = {run: f"{r['model']} {run[:8]}" for run, r in metric["runs"].items()}
+    label = {run: f"{r['model']} {run[:SHOWN]}" for run, r in metric["runs"].items()}
     print_table(
         ["PAIR", "DIFFERENCE", "95 % INTERVAL", "P (HOLM)", "EFFECT", "WINS", "TIES", "LOSSES", "NOTICEABLE"],
         [

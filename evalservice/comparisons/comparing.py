@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
 
-from evalservice.comparisons.analysis import MetricComparison, PairComparison, Rules, compare
+from evalservice.comparisons.analysis import MetricComparison, compare
+from evalservice.comparisons.designs import PairComparison, Rules
 from evalservice.comparisons.pairing import check_coverage, check_runs, comparable_metrics, load, warnings_of
 from evalservice.comparisons.schemas import ComparisonRead, Gate, MetricRead, PairRead, SystemRead
 from evalservice.errors import Conflict
@@ -43,7 +44,7 @@ def compare_runs(session: Session, runs: Sequence[EvaluationRun], asked: Asked) 
             found = compare(systems[name], each.metric, asked.rules, items)
         except ValueError as error:
             raise Conflict(f"{name}: {error}") from None
-        metrics[name] = _metric_read(found, each.metric, models)
+        metrics[name] = _metric_read(found, each.metric, models, coverage)
     primary = primary_metric(runs[0])
     primary = primary if primary in metrics else next(iter(metrics))
     return ComparisonRead(
@@ -64,7 +65,9 @@ def _gate(decisive: MetricRead, candidate: uuid.UUID) -> Gate:
     return "inconclusive" if decisive.winner is None else "no_go"
 
 
-def _metric_read(found: MetricComparison, metric: Metric, models: dict[str, str]) -> MetricRead:
+def _metric_read(
+    found: MetricComparison, metric: Metric, models: dict[str, str], coverage: dict[str, float]
+) -> MetricRead:
     return MetricRead(
         kind=metric.kind,
         higher_is_better=metric.higher_is_better,
@@ -79,7 +82,7 @@ def _metric_read(found: MetricComparison, metric: Metric, models: dict[str, str]
                 ci_low=interval.low,
                 ci_high=interval.high,
                 n=interval.n,
-                coverage=found.coverage[name],
+                coverage=coverage[name],
                 rank=found.order.index(name) + 1,
             )
             for name, interval in found.systems.items()

@@ -7,6 +7,7 @@ version of the scorer; whatever else differs but the model is a warning.
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,11 @@ from sqlalchemy import Float, select
 from sqlalchemy.orm import Session
 
 from evalservice.catalog.criteria import EvaluationCriteria
-from evalservice.comparisons.analysis import Items, System
+from evalservice.comparisons.designs import Items, System
 from evalservice.errors import Conflict, InvalidInput
 from evalservice.runs.scorers import scorers_of
 from evalservice.scoring import Metric
+from evalservice.statistics.clusters import dependent
 from evalservice.tables import EvaluationResult, EvaluationRun
 
 MOST_RUNS = 20
@@ -128,6 +130,8 @@ def load(
     codes: dict[str, int] = {}
     clusters = np.full(total, NO_CLUSTER, dtype=np.int64)
     systems: dict[str, list[System]] = {each.metric.name: [] for each in wanted}
+    models = Counter(run.model.name for run in runs)
+    labels = {r.id: r.model.name if models[r.model.name] == 1 else f"{r.model.name} {str(r.id)[:13]}" for r in runs}
     for run in runs:
         columns = _Columns(total, wanted)
         for row in _rows(session, run.id, total, wanted):
@@ -136,9 +140,9 @@ def load(
                 clusters[index] = codes.setdefault(cluster, len(codes))
             columns.put(index, row[2:])
         for each in wanted:
-            systems[each.metric.name].append(columns.system(str(run.id), each))
+            systems[each.metric.name].append(columns.system(run, labels[run.id], each))
     sampled = any(run.provenance["epochs"] > 1 for run in runs)
-    return Items(np.arange(total), _dependent(clusters), sampled), systems
+    return Items(np.arange(total), dependent(clusters, NO_CLUSTER), sampled), systems
 
 
 def _rows(session: Session, run_id: uuid.UUID, total: int, wanted: Sequence[Comparable]) -> Iterable[Sequence[Any]]:
@@ -180,23 +184,11 @@ class _Columns:
             if value is not None:
                 self._values[name][index] = value
 
-    def system(self, name: str, each: Comparable) -> System:
-        metric = each.metric.name
-        if each.metric.kind != "corpus":
-            return System(name, self._values[metric])
-        nothing = np.full((self._total, 1), np.nan)
-        return System(name, self._values[metric], self._statistics.get(metric, nothing))
-
-
-def _dependent(clusters: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
-    """Cluster codes, an item without one being its own; None when no cluster has two items."""
-    named = clusters[clusters != NO_CLUSTER]
-    if len(np.unique(named)) == len(named):
-        return None
-    alone = clusters == NO_CLUSTER
-    result = clusters.copy()
-    result[alone] = clusters.max() + 1 + np.arange(alone.sum())
-    return result
+    def system(self, run: EvaluationRun, label: str, each: Comparable) -> System:
+        metric, statistics = each.metric.name, None
+        if each.metric.kind == "corpus":
+            statistics = self._statistics.get(metric, np.full((self._total, 1), np.nan))
+        return System(str(run.id), self._values[metric], statistics, label)
 
 
 def check_coverage(metric: str, coverage: Mapping[str, float], least: float, widest: float) -> None:

@@ -54,9 +54,9 @@ def compare_runs(
 ) -> Response:
     """Compare runs of the same test cases: values, differences, tests, and a verdict on each metric."""
     # Not at the top: statsmodels takes a second that no other route shall wait for.
-    from evalservice.comparisons.analysis import Rules
     from evalservice.comparisons.comparing import Asked
     from evalservice.comparisons.comparing import compare_runs as compared
+    from evalservice.comparisons.designs import Rules
 
     runs = [get_run(context.session, reference) for reference in run]
     rules = Rules(alpha=alpha, margin=margin, seed=seed)

@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from evalservice.scoring import AnyScorer, Metric
+from evalservice.statistics.clusters import dependent
 from evalservice.statistics.intervals import (
     Interval,
     bootstrap_corpus_interval,
@@ -150,7 +150,7 @@ class Aggregator:
 
 def _interval(column: _Column, seed: int, level: float, resamples: int) -> Interval:
     values = np.frombuffer(column.values, dtype=np.float64) if column.values else np.empty(0)
-    clusters = _clusters(column.clusters)
+    clusters = dependent(np.frombuffer(column.clusters, dtype=np.int64), NO_CLUSTER) if column.clusters else None
     if column.metric.kind == "corpus":
         if column.metric.aggregate is None:
             raise TypeError(f"the corpus metric {column.metric.name} has no aggregate")
@@ -163,21 +163,6 @@ def _interval(column: _Column, seed: int, level: float, resamples: int) -> Inter
     if column.metric.kind == "binary" and not column.sampled and bool(np.isin(values, (0.0, 1.0)).all()):
         return proportion_interval(int(values.sum()), values.size, level)
     return mean_interval(values, level)
-
-
-def _clusters(codes: array[int]) -> npt.NDArray[np.int64] | None:
-    """Cluster numbers of the items, an item without cluster being its own; None when no cluster has two items."""
-    if not codes:
-        return None
-    labels = np.frombuffer(codes, dtype=np.int64)
-    named = labels != NO_CLUSTER
-    found, inverse = np.unique(labels[named], return_inverse=True)
-    if len(found) == named.sum():
-        return None
-    numbers = np.empty(len(labels), dtype=np.int64)
-    numbers[named] = inverse
-    numbers[~named] = len(found) + np.arange((~named).sum())
-    return numbers
 
 
 def _code(cluster: str) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evalservice.statistics.intervals import Interval, check_level
+from evalservice.statistics.intervals import Interval, check_level, resampled_sums
 from evalservice.statistics.paired import random_bits
 
 Rows = npt.NDArray[np.float64]
@@ -71,35 +71,32 @@ def bootstrap_corpus_difference(
     aggregate: Aggregate,
     *,
     resamples: int = 1000,
-    level: float = 0.95,
+    levels: Sequence[float] = (0.95,),
     seed: int = 0,
-) -> Interval:
-    """The difference of the systems' values with the percentile bootstrap, both on the same resamples (Koehn 2004).
+) -> list[Interval]:
+    """The difference of the systems' values with the percentile bootstrap, both on the same resamples (Koehn 2004): an
+    interval for each level.
 
     Undefined for fewer than two items and where the metric is undefined in a resample.
     """
-    check_level(level)
+    for level in levels:
+        check_level(level)
     a, b = _both(first, second)
     n = len(a)
     value = _difference(aggregate, a.sum(axis=0), b.sum(axis=0)) if n else None
-    undefined = Interval(value, None, None, None, n, "bootstrap")
+    undefined = [Interval(value, None, None, None, n, "bootstrap") for _ in levels]
     if n < 2 or value is None:
         return undefined
-    both = np.hstack([a, b])
-    rng = np.random.default_rng(seed)
     drawn: list[float] = []
-    step = max(1, _CHUNK_CELLS // n)
-    for start in range(0, resamples, step):
-        weights = np.stack(
-            [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(min(step, resamples - start))]
-        )
-        for sums in (weights.astype(np.float64) @ both).tolist():
-            one = _difference(aggregate, sums[: a.shape[1]], sums[a.shape[1] :])
+    for sums in resampled_sums(np.hstack([a, b]), resamples, np.random.default_rng(seed)):
+        for both in sums.tolist():
+            one = _difference(aggregate, both[: a.shape[1]], both[a.shape[1] :])
             if one is None:
                 return undefined
             drawn.append(one)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(np.std(drawn, ddof=1)), float(low), float(high), n, "bootstrap")
+    stderr = float(np.std(drawn, ddof=1))
+    bounds = (np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) for level in levels)
+    return [Interval(value, stderr, float(low), float(high), n, "bootstrap") for low, high in bounds]
 
 
 def _both(first: Rows, second: Rows) -> tuple[Rows, Rows]:

@@ -9,13 +9,15 @@ Constant values do have a standard error of 0 and an interval without width; `In
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+
+from evalservice.statistics.clusters import cluster_sums
 
 Method = Literal[
     "t", "wilson", "clopper_pearson", "clustered_t", "bootstrap", "tango", "newcombe", "bca", "confidence_sequence"
@@ -163,8 +165,7 @@ def bootstrap_corpus_interval(
     n = len(rows)
     groups = None
     if n and clusters is not None:
-        codes = np.unique(clusters, return_inverse=True)[1]
-        rows = np.stack([np.bincount(codes, weights=column) for column in rows.T], axis=1)
+        rows = cluster_sums(rows, clusters)
         groups = len(rows)
     if not n or not np.isfinite(rows).all():
         return Interval(None, None, None, None, n, "bootstrap", clusters=groups)
@@ -174,24 +175,28 @@ def bootstrap_corpus_interval(
         return undefined
     drawn: list[float] = []
     rng = np.random.default_rng(seed)
-    for total in _resampled_sums(rows, resamples, rng):
-        resampled = _finite(aggregate(total))
-        if resampled is None:
-            return undefined
-        drawn.append(resampled)
+    for sums in resampled_sums(rows, resamples, rng):
+        for total in sums.tolist():
+            resampled = _finite(aggregate(total))
+            if resampled is None:
+                return undefined
+            drawn.append(resampled)
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(value, float(np.std(drawn, ddof=1)), float(low), float(high), n, "bootstrap", clusters=groups)
 
 
-def _resampled_sums(rows: npt.NDArray[np.float64], resamples: int, rng: np.random.Generator) -> Iterable[list[float]]:
+def resampled_sums(
+    rows: npt.NDArray[np.float64], resamples: int, rng: np.random.Generator
+) -> Iterator[npt.NDArray[np.float64]]:
+    """The summed rows of each resample of the n items, shape (resamples, k), in chunks of at most 32 MB of weights."""
     n = len(rows)
     step = max(1, _CHUNK_CELLS // n)
     for start in range(0, resamples, step):
         weights = np.empty((min(step, resamples - start), n))
         for row in weights:
             row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
-        yield from (weights @ rows).tolist()
+        yield weights @ rows
 
 
 def _proportion(successes: int, n: int, level: float, method: Literal["wilson", "clopper_pearson"]) -> Interval:

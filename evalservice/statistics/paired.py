@@ -9,14 +9,13 @@ Differences are first minus second, in the units of the values. What is not fini
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from evalservice.statistics.intervals import Interval, Values, check_level, mean_interval, vector
+from evalservice.statistics.intervals import Interval, Values, check_level, mean_interval, resampled_sums, vector
 
 EXACT_ITEMS = 16
 """Up to so many differences that are not zero every one of the 2^n sign vectors is looked at."""
@@ -188,15 +187,6 @@ def signed_ranks(values: Values) -> SignedRanks:
     return SignedRanks(w_plus, min(1.0, float(chances[extreme].sum())), biserial, exact=True)
 
 
-def clustered_sums(values: Values, clusters: Sequence[object] | npt.NDArray[np.int64]) -> Floats:
-    """The sum of the differences of each cluster: what `sign_flips` takes where items depend on each other."""
-    x = _finite(vector(values))
-    codes = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    if codes.shape != x.shape:
-        raise ValueError(f"{x.size} values but {codes.size} clusters")
-    return np.bincount(codes, weights=x).astype(np.float64) if x.size else x
-
-
 def clustered_p_value(interval: Interval) -> float | None:
     """Two-sided p of a clustered mean difference of 0: t with as many degrees of freedom as clusters, less one."""
     if interval.value is None or not interval.stderr or not interval.df:
@@ -229,22 +219,10 @@ def bootstrap_differences(
         low, high = np.quantile(drawn @ distinct / n, tails)
         bounds[k] = float(low), float(high)
     if continuous:
-        means = np.concatenate(list(_resampled_means(columns[:, continuous], resamples, seed)))
-        for k, (low, high) in zip(continuous, np.quantile(means, tails, axis=0).T, strict=True):
+        sums = np.concatenate(list(resampled_sums(columns[:, continuous], resamples, np.random.default_rng(seed))))
+        for k, (low, high) in zip(continuous, np.quantile(sums / n, tails, axis=0).T, strict=True):
             bounds[k] = float(low), float(high)
     return [bounds[k] for k in range(columns.shape[1])]
-
-
-def _resampled_means(columns: Floats, resamples: int, seed: int) -> Iterator[Floats]:
-    n = len(columns)
-    rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK_CELLS // n)
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        weights = np.empty((rows, n))
-        for row in weights:
-            row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
-        yield weights @ columns / n
 
 
 def _finite(values: Floats) -> Floats:

@@ -107,7 +107,8 @@ def test_the_better_of_two_wins_and_the_gate_is_the_first_ones(bench: Bench) -> 
     assert 0 < pair["ci_low"] < pair["difference"] < pair["ci_high"]
     assert pair["wins_a"] + pair["ties"] + pair["wins_b"] == N
     assert metric["runs"][good]["value"] - metric["runs"][bad]["value"] == pytest.approx(pair["difference"])
-    assert "is better than" in metric["said"]
+    models = [metric["runs"][run]["model"] for run in (good, bad)]
+    assert metric["said"].startswith(f"{models[0]} is better than {models[1]}: ")
     assert bench.compared(bad, good)["gate"] == "no_go"
 
 

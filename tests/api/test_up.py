@@ -95,6 +95,15 @@ def test_runs_that_are_asked_for_over_http_are_driven_as_ray_jobs(up: Up, provid
         assert wait_until(rolled_up, 60, what="the rollup of the day")[0]["sample_count"] > 0
 
 
+def test_what_the_proxy_answers_by_itself_is_a_problem(up: Up) -> None:
+    newest = max(Path("/tmp/haproxy-serve").glob("*/500.http"), key=lambda file: file.stat().st_mtime)
+    assert newest.stat().st_mtime > psutil.Process(up.process.pid).create_time()
+    head, _, body = newest.read_text().partition("\n\n")
+    assert head.startswith("HTTP/1.1 503")
+    assert "application/problem+json" in head
+    assert json.loads(body)["status"] == 503
+
+
 def test_prometheus_hears_of_what_the_drivers_of_the_service_have_stored(up: Up) -> None:
     def told() -> bool:
         time.sleep(1)

@@ -89,7 +89,7 @@ def bleu(segments: int, resamples: int) -> list[str]:
         for lines in (first, second)
     ]
     aggregate = metric.aggregate
-    ours, interval = timed(
+    ours, [interval] = timed(
         lambda: bootstrap_corpus_difference(kept[0], kept[1], aggregate, resamples=resamples, seed=1)
     )
     test = PairedTest(

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from evalservice.statistics.binary import Pairs, difference_interval, mcnemar, tango
+from evalservice.statistics.clusters import cluster_sums
 from evalservice.statistics.corpus import approximate_randomisation, bootstrap_corpus_difference
 from evalservice.statistics.multiple import cochrans_q, friedman, holm
 from evalservice.statistics.paired import (
     bootstrap_differences,
-    clustered_sums,
     differences,
     mean_difference_interval,
     paired_t,
@@ -153,9 +153,9 @@ def test_few_items_get_bca_and_constant_ones_no_width() -> None:
 
 
 def test_clusters_flip_their_signs_together() -> None:
-    values, clusters = [1.0, 1, 1, 1, 1, -1], ["a", "a", "a", "b", "b", "b"]
-    assert clustered_sums(values, clusters).tolist() == [3, 1]
-    assert sign_flips(clustered_sums(values, clusters)).p_value == 0.5
+    values, clusters = np.array([1.0, 1, 1, 1, 1, -1]), ["a", "a", "a", "b", "b", "b"]
+    assert cluster_sums(values, clusters).tolist() == [3, 1]
+    assert sign_flips(cluster_sums(values, clusters)).p_value == 0.5
 
 
 BLEU_LIKE = np.array([[3.0, 4], [1, 5], [4, 4], [2, 6]])
@@ -175,9 +175,9 @@ def test_corpus_metrics_are_compared_by_exchanging_and_by_resampling_items() -> 
     sampled = approximate_randomisation(many, fewer, ratio, draws=999, seed=1)
     assert sampled is not None
     assert (sampled.p_value, sampled.exact) == (1 / 1000, False)
-    interval = bootstrap_corpus_difference(many, fewer, ratio, seed=1)
-    assert 0 < interval.low < interval.value < interval.high
-    assert bootstrap_corpus_difference(many, many, ratio).degenerate
+    wide, narrow = bootstrap_corpus_difference(many, fewer, ratio, levels=(0.95, 0.5), seed=1)
+    assert 0 < wide.low < narrow.low < narrow.value < narrow.high < wide.high
+    assert bootstrap_corpus_difference(many, many, ratio)[0].degenerate
 
 
 def test_nothing_and_too_little_have_defined_answers() -> None:
