@@ -32,7 +32,7 @@ class Asked:
 def compare_runs(session: Session, runs: Sequence[EvaluationRun], asked: Asked) -> ComparisonRead:
     """Pair the runs by test case and compare them. Raises InvalidInput and Conflict: see `pairing`."""
     check_runs(runs)
-    wanted = comparable_metrics(runs, list(dict.fromkeys(asked.metrics)))
+    wanted, left_out = comparable_metrics(runs, list(dict.fromkeys(asked.metrics)))
     items, systems = load(session, runs, wanted)
     models = {str(run.id): run.model.name for run in runs}
     metrics: dict[str, MetricRead] = {}
@@ -54,7 +54,10 @@ def compare_runs(session: Session, runs: Sequence[EvaluationRun], asked: Asked) 
         margin=asked.rules.margin,
         test_cases=len(items.indices),
         clustered=items.clusters is not None,
-        warnings=warnings_of(runs),
+        warnings=[
+            *warnings_of(runs),
+            *(f"{name} is not compared: the runs were scored by different versions" for name in left_out),
+        ],
         metrics=metrics,
     )
 

@@ -32,14 +32,14 @@ NO_CLUSTER = -1
 
 @dataclass(frozen=True, slots=True)
 class Comparable:
-    """A metric that all runs have, the key of its scorer, and whether several samples an item were scored."""
+    """A metric that all runs have, and the key of its scorer."""
 
     metric: Metric
     scorer: str
 
 
 def check_runs(runs: Sequence[EvaluationRun]) -> None:
-    """Raises InvalidInput (fewer than two, one twice, too many) and Conflict (not ended, other data, other epochs)."""
+    """Raises InvalidInput (fewer than two, one twice, too many) and Conflict (not ended, other data)."""
     if not 2 <= len(runs) <= MOST_RUNS:
         raise InvalidInput("run", len(runs), f"2 to {MOST_RUNS} runs")
     if len({run.id for run in runs}) < len(runs):
@@ -61,8 +61,9 @@ def _dataset(run: EvaluationRun) -> str:
     return f"{dataset['name']!r} ({dataset['content_hash'][:12]})"
 
 
-def comparable_metrics(runs: Sequence[EvaluationRun], wanted: Sequence[str]) -> list[Comparable]:
-    """The metrics to compare: those wanted, or all that every run has from the same version of a scorer.
+def comparable_metrics(runs: Sequence[EvaluationRun], wanted: Sequence[str]) -> tuple[list[Comparable], list[str]]:
+    """The metrics to compare: those wanted, or all that every run has from the same version of a scorer; and the names
+    of those that were left out because versions differ.
 
     Raises InvalidInput for a metric that a run lacks, Conflict where scorer versions differ, or nothing is in common.
     """
@@ -78,17 +79,17 @@ def comparable_metrics(runs: Sequence[EvaluationRun], wanted: Sequence[str]) -> 
                 "metric", name, f"run {lacking.id} has none of that name; in common: {', '.join(common)}"
             )
     chosen = [found[0][name] for name in (wanted or common)]
+    if not chosen:
+        raise Conflict("the runs have no metric in common")
     same = [each for each in chosen if len({run.provenance["scorers"].get(each.scorer) for run in runs}) == 1]
-    if (wanted and len(same) < len(chosen)) or not same:
-        other = next((each for each in chosen if each not in same), None)
-        if other is None:
-            raise Conflict("the runs have no metric in common")
-        versions = " and ".join(sorted({str(run.provenance["scorers"].get(other.scorer)) for run in runs}))
+    others = [each for each in chosen if each not in same]
+    if others and (wanted or not same):
+        versions = " and ".join(sorted({str(run.provenance["scorers"].get(others[0].scorer)) for run in runs}))
         raise Conflict(
-            f"{other.metric.name} was scored by different versions: {versions}; `evalservice runs rescore` brings both "
-            "to the same"
+            f"{others[0].metric.name} was scored by different versions: {versions}; where only the code is newer, "
+            "`evalservice runs rescore` brings both to the same"
         )
-    return same
+    return same, [each.metric.name for each in others]
 
 
 def warnings_of(runs: Sequence[EvaluationRun]) -> list[str]:

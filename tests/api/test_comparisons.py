@@ -184,6 +184,15 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(bench: Bench) -> Non
     assert "does not exist" in bench.refused(run, "0" * 36)[1]
 
 
+def test_a_metric_of_different_scorer_versions_is_left_out_and_said_so(bench: Bench) -> None:
+    dataset, values = bench.dataset(), right(0.8, 3)
+    scorers = [["exact_match", {"name": "numeric_match", "params": {"abs_tol": tolerance}}] for tolerance in (0, 1)]
+    runs = [bench.run(bench.benchmark(dataset, each), values) for each in scorers]
+    document = bench.compared(*runs)
+    assert set(document["metrics"]) == {"exact_match"}
+    assert "numeric_match is not compared: the runs were scored by different versions" in document["warnings"]
+
+
 def test_the_command_line_shows_it_and_its_exit_code_is_the_gate(
     bench: Bench, served: Served, evalservice_home: Path
 ) -> None:
