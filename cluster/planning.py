@@ -72,7 +72,7 @@ def check_new_run(settings: Settings, model: Model, benchmark: BenchmarkSuite, o
         return
     if settings.ray_address:
         return  # the cluster's network is not this machine's
-    from actors.providers.hosted import environment_proxy  # not at the top: an HTTP client takes a while to load
+    from actors.providers.connection import environment_proxy  # not at the top: an HTTP client takes a while to load
 
     url = model.base_url or OPENAI_URL
     origin = urlsplit(origin_of(environment_proxy(url) or url))

