@@ -35,6 +35,8 @@ SCHEMA = pa.schema(
         ("executed_at", pa.timestamp("us", tz="UTC")),
     ]
 )
+ABOUT = b"evalservice"
+"""The key of a Parquet file's metadata under which its run describes itself."""
 
 
 Chunk = tuple[bytes, int]

@@ -21,7 +21,7 @@ from evalservice.runs.lifecycle import ENDED, request_cancel
 from evalservice.runs.queue import request_rescore, request_resume
 from evalservice.runs.results import count_results, stream_results
 from evalservice.runs.schemas import ResultRead, RunAsked, RunBody, RunChanges, RunProgress, RunRead
-from evalservice.runs.service import NewRun, create_run, get_run, items_query
+from evalservice.runs.service import NewRun, create_run, get_run, items_query, refuse_unrunnable
 from evalservice.tables import RUN_STATUSES, BenchmarkSuite, EvaluationResult, EvaluationRun, Model
 from evalservice.web.context import Context, Door, Reader, ReadingDoor, TenantRoute, Writer
 from evalservice.web.idempotency import Idempotent, Once
@@ -58,6 +58,7 @@ def create(context: Writer, new: RunBody, once: Idempotent) -> Response:
     def work() -> Response:
         model = find(context.session, Model, new.model, "model")
         benchmark = find(context.session, BenchmarkSuite, new.benchmark, "benchmark")
+        refuse_unrunnable(model, benchmark)
         context.wiring.check_run(model, benchmark, new.config)
         asked = NewRun(model, benchmark, new.config, new.limit, new.max_concurrency, new.name, new.priority)
         run = create_run(context.session, context.organization_id, asked, user_id=context.caller.user_id)
