@@ -18,6 +18,7 @@ from cluster.cli import (
     datasets,
     db,
     demo,
+    imports,
     keys,
     leaderboard,
     members,
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("run")(run.run)
+app.command("import")(imports.import_)
 app.command("compare")(compare.compare)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.add_typer(models.app, name="models")

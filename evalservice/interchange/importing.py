@@ -1,6 +1,6 @@
 """The one way of a log into the database: dataset, benchmark, model, and a completed run with all its rows.
 
-What a run of our own leaves is made by the same functions: rows by `store_results`, aggregates, metrics and statistics
+What a run of our own leaves is made by the same functions: rows by `store_all`, aggregates, metrics and statistics
 by `close_run`, from the rows. All runs of a log are made in the caller's one transaction, after its rows have been
 compared with what it states.
 """
@@ -38,7 +38,7 @@ from evalservice.interchange.targets import (
 from evalservice.runs.aggregates import Aggregator
 from evalservice.runs.closing import close_run
 from evalservice.runs.lifecycle import claim_completed, driver_name
-from evalservice.runs.results import store_results
+from evalservice.runs.results import store_all
 from evalservice.tables import EvaluationRun
 
 
@@ -198,8 +198,8 @@ def _written(
     session = importer.session
     lease = claim_completed(session, row.id, driver_name())
     stored = open_snapshot(row.dataset.snapshot_uri)
-    for table in row_tables(as_placed(places, run.items()), stored, scoring, row.completed_at):
-        store_results(session, lease, importer.organization_id, table)
+    tables = row_tables(as_placed(places, run.items()), stored, scoring, row.completed_at)
+    store_all(session, lease, importer.organization_id, tables)
     close_run(session, lease, "completed")
     session.refresh(row)
     return row

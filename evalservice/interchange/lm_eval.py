@@ -172,7 +172,7 @@ def _samples_name(log: LogFiles, task: str) -> str:
 
 def _scanned(log: LogFiles, name: str) -> _Scan:
     scan = _Scan()
-    ids: dict[str, int] = Field(default_factory=dict)
+    ids: dict[str, int] = {}
     with closing(opened(log.paths[name], name)) as file:
         for number, start, line in lines(file, name):
             row = row_of(line, name, number)
