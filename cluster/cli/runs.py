@@ -216,7 +216,9 @@ def rescore(run_id: RunId, json: Json = False) -> None:
 @app.command("export")
 def export(
     run_id: RunId,
-    file_format: Annotated[str, typer.Option("--format", metavar="F", help="jsonl, csv or parquet.")] = "jsonl",
+    file_format: Annotated[
+        str, typer.Option("--format", metavar="F", help="jsonl, csv, parquet, or every-eval-ever (a zip).")
+    ] = "jsonl",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: stdout (not parquet).")
     ] = None,
@@ -224,12 +226,12 @@ def export(
 ) -> None:
     """Export a run's rows, in bounded memory."""
     from cluster.cli.output import binary_stdout
-    from evalservice.interchange import FORMATS, write_whole
+    from evalservice.interchange import BINARY, FORMATS, write_whole
 
     if file_format not in FORMATS:
         raise InvalidInput("format", file_format, f"accepted are {', '.join(FORMATS)}")
-    if output is None and (json or file_format == "parquet"):
-        raise InvalidInput("output", None, "a file, with --json or --format parquet")
+    if output is None and (json or file_format in BINARY):
+        raise InvalidInput("output", None, f"a file, with --json or --format {' or '.join(BINARY)}")
     with service() as opened:
         own_id = opened.client.get(path_of("evaluation-runs", run_id))["id"]
         with opened.client.download(path_of("evaluation-runs", own_id, "export"), format=file_format) as answer:

@@ -99,14 +99,17 @@ def benchmark_of(
     wanted: str | None,
     user_id: uuid.UUID | None,
 ) -> BenchmarkSuite:
-    """The benchmark that an earlier import made for this measure on this dataset, else a new one."""
+    """The benchmark over this dataset that scores so or that an earlier import made for this measure, else a new one."""
     found = session.scalars(
         select(BenchmarkSuite)
         .where(
             BenchmarkSuite.organization_id == organization_id,
             BenchmarkSuite.dataset_id == dataset.id,
             BenchmarkSuite.archived_at.is_(None),
-            BenchmarkSuite.metadata_["imported"]["measure"].astext == run.measure,
+            or_(
+                BenchmarkSuite.metadata_["imported"]["measure"].astext == run.measure,
+                BenchmarkSuite.evaluation_criteria == scoring.criteria.as_json(),
+            ),
         )
         .order_by(BenchmarkSuite.created_at, BenchmarkSuite.id)
     ).first()

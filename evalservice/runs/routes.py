@@ -15,7 +15,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
 from evalservice.errors import DatabaseUnavailable, EvalserviceError, InvalidInput, InvalidTransition
-from evalservice.interchange import MEDIA_TYPES, export_chunks
+from evalservice.interchange import FORMATS, export_chunks
+from evalservice.interchange.exporting import exported_run
 from evalservice.lookup import find
 from evalservice.runs.lifecycle import ENDED, request_cancel
 from evalservice.runs.queue import request_rescore, request_resume
@@ -28,6 +29,7 @@ from evalservice.web.idempotency import Idempotent, Once
 from evalservice.web.pages import Filter, Page, Paging, page_of
 
 runs = APIRouter(prefix="/evaluation-runs", tags=["evaluation-runs"], route_class=TenantRoute)
+ExportFormat = Literal["jsonl", "csv", "parquet", "every-eval-ever"]
 POLL_SECONDS = 0.5
 SILENCE_SECONDS = 15.0
 
@@ -148,21 +150,29 @@ def list_results(
 @runs.get(
     "/{run}/export",
     response_class=StreamingResponse,
-    responses={200: {"description": "The rows as a file.", "content": {kind: {} for kind in MEDIA_TYPES.values()}}},
+    responses={
+        200: {"description": "The rows as a file.", "content": {each.media_type: {} for each in FORMATS.values()}}
+    },
 )
-def export(door: ReadingDoor, run: str, format: Literal["jsonl", "csv", "parquet"] = "jsonl") -> Response:
-    """All of a run's rows as a file, streamed. `X-Row-Count` says how many there were at the beginning."""
+def export(door: ReadingDoor, run: str, format: ExportFormat = "jsonl") -> Response:
+    """All of a run's rows as a file, streamed. `X-Row-Count` says how many there were at the beginning.
+
+    `every-eval-ever` is an archive with the folders that its validator expects.
+    """
     with door.open() as (session, _):
-        run_id = get_run(session, run).id
-        rows = count_results(session, run_id)
+        exported = exported_run(get_run(session, run))
+        rows = count_results(session, exported.id)
 
     def chunks() -> Iterator[bytes]:
         with door.open() as (session, _):
-            for chunk, _ in export_chunks(stream_results(session, run_id), format):
+            for chunk, _ in export_chunks(exported, stream_results(session, exported.id), format):
                 yield chunk
 
-    headers = {"Content-Disposition": f'attachment; filename="{run_id}.{format}"', "X-Row-Count": str(rows)}
-    return StreamingResponse(chunks(), media_type=MEDIA_TYPES[format], headers=headers)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{exported.id}.{FORMATS[format].suffix}"',
+        "X-Row-Count": str(rows),
+    }
+    return StreamingResponse(chunks(), media_type=FORMATS[format].media_type, headers=headers)
 
 
 @runs.get(
