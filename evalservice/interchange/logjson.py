@@ -11,7 +11,6 @@ from typing import IO, Any, Final, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from evalservice.catalog.criteria import invalid_input
 from evalservice.catalog.formats import MAX_RECORD_BYTES
 from evalservice.errors import BadRecord, InvalidInput, InvalidRecords, shown
 
@@ -50,10 +49,18 @@ def shaped(kind: type[S], value: Any, where: str) -> S:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        found = invalid_input(error, kind)
-        raise InvalidInput(f"{where}: {found.field}", found.value, found.accepted) from None
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(step) for step in first["loc"] if not _names_a_type(step))
+        missing = first["type"] == "missing"
+        accepted = "it must be given" if missing else first["msg"]
+        raise InvalidInput(f"{where}: {path}", None if missing else first["input"], accepted) from None
     except RecursionError:
         raise InvalidInput("file", where, "JSON that is nested less deeply") from None
+
+
+def _names_a_type(step: int | str) -> bool:
+    """Members of a union are steps of pydantic's, which no file has."""
+    return isinstance(step, str) and (step in ("str", "int", "float") or "[" in step)
 
 
 def opened(path: Path, name: str) -> BufferedReader:

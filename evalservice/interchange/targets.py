@@ -99,7 +99,7 @@ def benchmark_of(
     wanted: str | None,
     user_id: uuid.UUID | None,
 ) -> BenchmarkSuite:
-    """The benchmark over this dataset that scores so or that an earlier import made for this measure, else a new one."""
+    """The benchmark over this dataset that scores so, or was made for this measure before; else a new one."""
     found = session.scalars(
         select(BenchmarkSuite)
         .where(
