@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from evalservice.interchange.records import LogFiles
 
 
+app = typer.Typer(help="Results of other tools.", no_args_is_help=True)
+
+
+@app.command("import")
 def import_(
     path: Annotated[
         list[Path], typer.Argument(metavar="PATH...", help="Logs, or folders with logs; what lies beside one is found.")

@@ -167,7 +167,7 @@ def model_of(session: Session, organization_id: uuid.UUID, run: LogRun, wanted: 
         display_name=name,
         description=f"Known from imported logs of {run.tool}; it has no address to be asked at.",
         platform=IMPORTED,
-        platform_model_id=(run.model or name)[:200],
+        platform_model_id=name,
         metadata_={"imported": {"tool": run.tool, "model": run.model}},
         tags=["imported"],
     )
