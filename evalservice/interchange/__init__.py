@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from evalservice.interchange import rows as plain
 from evalservice.interchange.chunks import Chunk
 from evalservice.interchange.eee_export import every_eval_ever_files
 from evalservice.interchange.exporting import ExportedRun
+from evalservice.interchange.inspect_export import inspect_chunks
+from evalservice.interchange.lm_eval_export import lm_eval_files
 from evalservice.interchange.zipping import zip_chunks
 
 
@@ -28,6 +32,8 @@ FORMATS: Final = {
     "jsonl": Format(plain.jsonl_chunks, "application/x-ndjson", "jsonl"),
     "csv": Format(plain.csv_chunks, "text/csv; charset=utf-8", "csv"),
     "parquet": Format(plain.parquet_chunks, "application/vnd.apache.parquet", "parquet"),
+    "lm-eval": Format(lambda run, rows: zip_chunks(lm_eval_files(run, rows)), "application/zip", "zip"),
+    "inspect": Format(inspect_chunks, "application/json", "json"),
     "every-eval-ever": Format(lambda run, rows: zip_chunks(every_eval_ever_files(run, rows)), "application/zip", "zip"),
 }
 BINARY: Final = tuple(name for name, each in FORMATS.items() if each.suffix in ("parquet", "zip"))
@@ -38,6 +44,19 @@ def export_chunks(run: ExportedRun, rows: Iterable[Any], file_format: str) -> It
     if file_format not in FORMATS:
         raise InvalidInput("format", file_format, f"accepted are {', '.join(FORMATS)}")
     return FORMATS[file_format].chunks(run, rows)
+
+
+def unpack_whole(chunks: Iterable[bytes], folder: Path) -> None:
+    """Write an archive's files into a folder that exists. Raises StorageFailed."""
+    packed = folder / f".{uuid.uuid4().hex}.zip"
+    try:
+        write_whole(chunks, packed)
+        with zipfile.ZipFile(packed) as archive:
+            archive.extractall(folder)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise StorageFailed(f"output: {str(folder)!r} cannot be written ({error})") from None
+    finally:
+        packed.unlink(missing_ok=True)
 
 
 def write_whole(chunks: Iterable[bytes], target: Path | IO[bytes]) -> None:

@@ -22,6 +22,7 @@ from evalservice.interchange.chunks import Chunk
 from evalservice.interchange.exporting import ExportedRun
 from evalservice.interchange.logjson import finite
 from evalservice.interchange.rows import BATCH_ROWS
+from evalservice.interchange.rows_out import answers_of, id_of, messages_of, question_of, references_of, text_of
 from evalservice.interchange.zipping import Member
 from evalservice.records import JSON
 from evalservice.scoring import Metric
@@ -160,21 +161,20 @@ def _of(run: ExportedRun, metrics: Iterable[Metric], row: Any) -> Iterator[dict[
 
 
 def _common(run: ExportedRun, row: Any) -> dict[str, JSON]:
-    raw, formatted = _question(row.input_data)
-    references = row.expected_output if isinstance(row.expected_output, list) else [row.expected_output]
-    asked = {"raw": raw, "reference": [_text(each) for each in references if each is not None]}
-    outputs = row.actual_output if isinstance(row.actual_output, list) else [row.actual_output]
+    messages = messages_of(row)
+    asked = {"raw": question_of(row), "reference": references_of(row)}
+    whole = "\n".join(f"{each.get('role')}: {text_of(each.get('content'))}" for each in messages)
     digest = hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return {
         "schema_version": SCHEMA_VERSION,
         "evaluation_id": _evaluation_id(run),
         "model_id": run.model_id,
         "evaluation_name": run.benchmark,
-        "sample_id": row.test_case_id or str(row.test_case_index),
+        "sample_id": id_of(row),
         "sample_hash": digest,
         "interaction_type": "single_turn",
-        "input": {**asked, **({"formatted": formatted} if formatted != raw else {})},
-        "output": {"raw": [_text(each) for each in outputs]},
+        "input": {**asked, **({"formatted": whole} if len(messages) > 1 else {})},
+        "output": {"raw": answers_of(row)},
         "answer_attribution": [],
         "token_usage": _usage(row),
         "performance": None if row.latency_ms is None else {"latency_ms": row.latency_ms},
@@ -188,20 +188,3 @@ def _usage(row: Any) -> dict[str, int] | None:
         return None
     total = row.input_tokens + row.output_tokens
     return {"input_tokens": row.input_tokens, "output_tokens": row.output_tokens, "total_tokens": total}
-
-
-def _question(prompt: JSON) -> tuple[str, str]:
-    """The last message, and the whole conversation."""
-    messages = prompt.get("messages") if isinstance(prompt, dict) else None
-    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages) or not messages:
-        return _text(prompt), _text(prompt)
-    if len(messages) == 1:
-        return _text(messages[0].get("content")), _text(messages[0].get("content"))
-    whole = "\n".join(f"{each.get('role')}: {_text(each.get('content'))}" for each in messages)
-    return _text(messages[-1].get("content")), whole
-
-
-def _text(value: JSON) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else orjson.dumps(value).decode()

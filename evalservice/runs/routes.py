@@ -29,7 +29,7 @@ from evalservice.web.idempotency import Idempotent, Once
 from evalservice.web.pages import Filter, Page, Paging, page_of
 
 runs = APIRouter(prefix="/evaluation-runs", tags=["evaluation-runs"], route_class=TenantRoute)
-ExportFormat = Literal["jsonl", "csv", "parquet", "every-eval-ever"]
+ExportFormat = Literal["jsonl", "csv", "parquet", "lm-eval", "inspect", "every-eval-ever"]
 POLL_SECONDS = 0.5
 SILENCE_SECONDS = 15.0
 
@@ -157,7 +157,7 @@ def list_results(
 def export(door: ReadingDoor, run: str, format: ExportFormat = "jsonl") -> Response:
     """All of a run's rows as a file, streamed. `X-Row-Count` says how many there were at the beginning.
 
-    `every-eval-ever` is an archive with the folders that its validator expects.
+    `lm-eval` and `every-eval-ever` are archives of the files that these tools write, `inspect` is one JSON log.
     """
     with door.open() as (session, _):
         exported = exported_run(get_run(session, run))
