@@ -173,7 +173,8 @@ def _file_contradictions(log: LogFiles, name: str, whole: Aggregates, count: int
 
 def _run(log: LogFiles, name: str, whole: Aggregates, dataset: str, scan: _Scan, of_file: list[str]) -> LogRun:
     results = {r.key: r for r in whole.evaluation_results if r.source_data.dataset_name == dataset}
-    stated = {key: float(result.score_details.score) for key, result in results.items() if key in scan.sums}
+    scores = {key: finite(result.score_details.score) for key, result in results.items() if key in scan.sums}
+    stated = {key: score for key, score in scores.items() if score is not None}
     contradictions = [
         f"{scan.sums[key].count} rows are of {key!r}, which is not among the results"
         for key in scan.sums

@@ -176,19 +176,21 @@ class _Checks:
         for item in items:
             self._totals.add(item.cluster, item.error is None, item.scores)
             yield item
-        self.found = self._run.contradictions or tuple(self._disagreements())
+        told = self._run.contradictions
+        own = [said for name, said in self._disagreements() if not any(each.startswith(f"{name}:") for each in told)]
+        self.found = (*told, *own)
         if self.found and not self._force:
             raise Conflict(
                 f"{self._run.task}: the log's rows contradict its own aggregates: {'; '.join(self.found)}; "
                 "--force imports the rows as they are"
             )
 
-    def _disagreements(self) -> Iterator[str]:
+    def _disagreements(self) -> Iterator[tuple[str, str]]:
         results = self._totals.results(resamples=10)
         for name, stated in self._run.stated.items():
             found = results.get(name, {}).get("value")
             if said := disagreement(name, stated, found, self.total):
-                yield said
+                yield name, said
 
 
 def _written(

@@ -22,6 +22,7 @@ from evalservice.records import JSON
 from evalservice.scoring import ItemScore
 from evalservice.scoring.imported import NAME as SCORER
 
+MAX_LIST_CHARS = 100_000
 _FIELD = re.compile(r"\{\{\s*([A-Za-z_][\w.]*)\s*\}\}")
 _MISSING = object()
 
@@ -110,7 +111,7 @@ def _case(row: Row, config: Mapping[str, Any]) -> tuple[str | dict[str, JSON], J
     doc = row.doc if isinstance(row.doc, dict) else {"doc": row.doc}
     expected_field = _named(config.get("doc_to_target"), doc)
     expected = row.target if expected_field is None else _at(doc, expected_field)
-    if expected_field is None and isinstance(expected, str) and expected[:1] == "[":
+    if expected_field is None and isinstance(expected, str) and expected[:1] == "[" and len(expected) < MAX_LIST_CHARS:
         expected = _python_list(expected)
     asked = [name for name in dict.fromkeys(_fields(config.get("doc_to_text"), doc)) if isinstance(_at(doc, name), str)]
     taken = {"id", expected_field, _named(config.get("doc_to_choice"), doc)}

@@ -9,7 +9,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from math import comb
+from math import prod
 from typing import Any
 
 from evalservice.interchange.logjson import finite
@@ -62,4 +62,4 @@ def reduced(reducer: str, epochs: Sequence[float]) -> float | None:
         return float(correct >= wanted)
     if total - correct < wanted:
         return 1.0
-    return 1.0 - comb(total - correct, wanted) / comb(total, wanted)
+    return 1.0 - prod(1.0 - wanted / count for count in range(total - correct + 1, total + 1))

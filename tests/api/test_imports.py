@@ -291,6 +291,24 @@ def test_what_came_with_a_log_can_be_neither_run_nor_scored_again(service: Servi
     assert (answer.status_code, "was imported with its scores" in answer.json()["detail"]) == (409, True)
 
 
+def test_a_log_without_expected_outputs_is_a_dataset_without(service: Service, tmp_path: Path) -> None:
+    rows = [{**row, "input": {**row["input"], "reference": []}} for row in eee_rows()]
+    path = eee_log(tmp_path, rows, model_info={"name": "x", "id": unique("org/x")})
+    [run] = service.imported(path, benchmark=unique("b"))
+    dataset = service.client.get(f"/v1/datasets/{run['dataset_id']}").json()
+    assert (dataset["has_ground_truth"], run["aggregated_results"]["accuracy"]["value"]) == (False, 0.75)
+
+
+def test_a_truncated_log_is_told_by_its_number_of_rows_and_its_values(service: Service, tmp_path: Path) -> None:
+    path = a_log(tmp_path)
+    [samples] = tmp_path.glob("samples_*")
+    samples.write_text("".join(samples.read_text().splitlines(keepends=True)[:2]))
+    status, detail = service.refused(path)
+    assert status == 409
+    assert "4 test cases are stated, the rows have 2" in detail
+    assert "exact_match,loose: stated 0.75, but no row has it" in detail
+
+
 def test_a_registered_model_is_found_by_what_its_platform_calls_it(service: Service, tmp_path: Path) -> None:
     called = unique("large")
     model = a_model(service.client, name=unique("mine"), model_id=called)

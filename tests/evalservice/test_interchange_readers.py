@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -373,3 +374,18 @@ def test_a_member_that_occurs_twice_counts_as_it_was_written_last(tmp_path: Path
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("samples/q-1_epoch_1.json", again)
     assert values_of(run_of(path)) == {"match": 0.875}
+
+
+def test_a_large_log_is_read_in_little_memory(tmp_path: Path) -> None:
+    samples = [{**inspect_sample(0, 1, "C"), "id": number, "store": "x" * 10_000} for number in range(2000)]
+    path = inspect_json(tmp_path, samples, inspect_header(1.0, 2000))
+    del samples
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in run_of(path).items())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 2000
+    assert path.stat().st_size > 20_000_000
+    assert peak < 8_000_000
