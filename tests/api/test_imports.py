@@ -17,6 +17,7 @@ import pytest
 
 from evalservice.interchange.records import LogFiles
 from tests.api.conftest import Served, a_model, created, unique
+from tests.api.test_comparisons import Bench
 from tests.conftest import Cli
 from tests.logs import (
     QUESTIONS,
@@ -186,6 +187,17 @@ def test_under_a_benchmark_of_ours_the_completions_are_scored_by_it_as_well(serv
     assert [(row["test_case_index"], row["test_case_id"]) for row in service.rows(run["id"])] == [
         (0, "q-3"), (1, "q-1"), (2, "q-0"), (3, "q-2"),
     ]  # fmt: skip
+
+
+def test_an_imported_run_is_compared_with_one_of_ours(served: Served, service: Service, tmp_path: Path) -> None:
+    suite = own_benchmark(service)
+    ours = Bench(served, service.client).run(suite["name"], [1.0, 0.0, 0.0, 1.0], "numeric_match")
+    path = lm_eval_log(tmp_path, model=unique("org/large"))
+    [theirs] = service.imported(path, benchmark=suite["name"])
+    answer = service.client.get("/v1/comparisons", params={"run": [theirs["id"], ours], "metric": "numeric_match"})
+    assert answer.status_code == 200, answer.text
+    [pair] = answer.json()["metrics"]["numeric_match"]["pairs"]
+    assert (pair["difference"], pair["won_items"], pair["lost_items"]) == (0.5, [1, 2], [])
 
 
 def test_items_that_are_not_the_datasets_are_refused(service: Service, tmp_path: Path) -> None:
