@@ -20,7 +20,10 @@ def dump(value: JSON) -> str:
     except orjson.JSONEncodeError:
         text = b"\\u0000"
     if b"\\u0000" in text:
-        text = orjson.dumps(_storable(value), default=str, option=orjson.OPT_SERIALIZE_NUMPY)
+        try:
+            text = orjson.dumps(_storable(value), default=str, option=orjson.OPT_SERIALIZE_NUMPY)
+        except (orjson.JSONEncodeError, RecursionError):
+            text = b'"nested too deeply to be stored"'
     return text.decode()
 
 
@@ -31,6 +34,8 @@ def _storable(value: JSON) -> JSON:
         return {storable_text(str(key)): _storable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_storable(item) for item in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
     return value
 
 

@@ -35,6 +35,7 @@ from evalservice.interchange.targets import (
     named_dataset,
     new_run,
 )
+from evalservice.lookup import find_or_none
 from evalservice.runs.aggregates import Aggregator
 from evalservice.runs.closing import close_run
 from evalservice.runs.lifecycle import claim_completed, driver_name
@@ -81,7 +82,7 @@ def import_log(importer: Importer, log: LogFiles, asked: Asked) -> Imported:
     lock = int.from_bytes(hashlib.sha256(f"{importer.organization_id}{digest}".encode()).digest()[:8], signed=True)
     session.execute(select(func.pg_advisory_xact_lock(lock)))
     if known := _known(session, digest):
-        return _recognised(known, log, asked)
+        return _recognised(session, known, log, asked)
     tool = tool_of(log) if asked.tool == AUTO else asked.tool
     runs = read_log(log, tool)
     if len(runs) > 1 and (asked.benchmark or asked.dataset):
@@ -113,14 +114,18 @@ def _known(session: Session, digest: str) -> Sequence[EvaluationRun]:
     ).all()
 
 
-def _recognised(known: Sequence[EvaluationRun], log: LogFiles, asked: Asked) -> Imported:
+def _recognised(session: Session, known: Sequence[EvaluationRun], log: LogFiles, asked: Asked) -> Imported:
     first = known[0]
     for field, wanted, given in (
-        ("model", asked.model, first.model.name),
-        ("benchmark", asked.benchmark, first.benchmark.name),
+        ("model", asked.model, first.model),
+        ("benchmark", asked.benchmark, first.benchmark),
+        ("dataset", asked.dataset, first.dataset),
     ):
-        if wanted is not None and wanted != given:
-            raise Conflict(f"{log.main} was imported as run {first.id} with the {field} {given!r}: not a second time")
+        kind: Any = type(given)
+        found = None if wanted is None else find_or_none(session, kind, wanted)
+        if wanted is not None and (found is None or found.id != given.id):
+            said = f"{log.main} was imported as run {first.id} with the {field} {given.name!r}"
+            raise Conflict(f"{said}: it is not imported a second time")
     return Imported(known, True, ())
 
 

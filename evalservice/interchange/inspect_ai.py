@@ -275,9 +275,8 @@ def _names(header: Header, scan: _Scan) -> dict[str, tuple[str, str | None, str]
     default = header.eval.config.get("epochs_reducer")
     everywhere = [str(each) for each in default] if isinstance(default, list) and default else [MEAN]
     listed = [(*score.of, score.reducer or everywhere[0]) for score in header.scores]
-    others = [
-        (*of, reducer) for of in scan.measured for reducer in everywhere if of not in {each[:2] for each in listed}
-    ]
+    with_results = {each[:2] for each in listed}
+    others = [(*of, reducer) for of in scan.measured if of not in with_results for reducer in everywhere]
     return {
         "/".join([scorer, *([key] if key is not None else []), *([reducer] if reducer != MEAN else [])]):
             (scorer, key, reducer)

@@ -162,12 +162,10 @@ def _run(log: LogFiles, results: Results, task: str) -> LogRun:
 def _samples_name(log: LogFiles, task: str) -> str:
     """The task's samples file: by its whole name, since `samples_tiny_qa_…` also begins those of tiny_qa_rep."""
     stamp = STAMP.search(log.main)
-    names = [f"samples_{task}_{stamp[1]}.jsonl"] if stamp else []
-    found = next((name for name in names if name in log.paths), None)
-    if found is None:
-        wanted = names[0] if names else f"samples_{task}_<stamp>.jsonl"
+    wanted = f"samples_{task}_{stamp[1] if stamp else '<stamp>'}.jsonl"
+    if wanted not in log.paths:
         raise InvalidInput("file", log.main, f"{wanted} beside it: run lm_eval with --log_samples")
-    return found
+    return wanted
 
 
 def _scanned(log: LogFiles, name: str) -> _Scan:

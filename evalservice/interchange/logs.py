@@ -27,7 +27,7 @@ READERS: Final[dict[str, Callable[[LogFiles], list[LogRun]]]] = {
     "jsonl": own_export.read_jsonl,
 }
 AUTO: Final = "auto"
-_KEYS: Final = {"results": "lm-eval", "configs": "lm-eval", "eval": "inspect", "evaluation_results": "every-eval-ever"}
+_KEYS: Final = {"configs": "lm-eval", "eval": "inspect", "evaluation_results": "every-eval-ever"}
 _ROWS: Final = "_samples.jsonl"
 
 
@@ -55,7 +55,7 @@ def tool_of(log: LogFiles) -> str:
         elif head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
             reader = JsonObjectReader(file, log.main, MAX_RECORD_BYTES)
             for member in reader.members({"samples", "reductions", "evaluation_results"}):
-                if member.key in _KEYS and (member.key != "results" or b'"scores"' not in member.text[:4096]):
+                if member.key in _KEYS:
                     return _KEYS[member.key]
     raise InvalidInput("file", log.main, f"a log of {', '.join(READERS)}{_hint(log.main)}")
 

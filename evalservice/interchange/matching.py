@@ -6,6 +6,7 @@ asked. Items must be the dataset's test cases from the first on; a log of fewer 
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from evalservice.errors import Conflict
 from evalservice.interchange.records import LogItem
 from evalservice.records import JSON, TestCase
 
-_SHOWN_CHARS = 80
+_KEPT_CHARS = 80
+"""Of what a test case asks, its end: beginnings are often the same instruction."""
 
 
 @dataclass(slots=True)
@@ -28,13 +30,13 @@ class Matcher:
     snapshot: Snapshot
     _asked: list[str] = field(default_factory=list)
     _by_id: dict[str, int] = field(default_factory=dict)
-    _by_text: dict[str, deque[int]] = field(default_factory=lambda: defaultdict(deque))
+    _by_text: dict[bytes, deque[int]] = field(default_factory=lambda: defaultdict(deque))
 
     def __post_init__(self) -> None:
         for case in cases_of(self.snapshot):
             text = _asked(case.input)
-            self._asked.append(text[:_SHOWN_CHARS])
-            self._by_text[text[:_SHOWN_CHARS]].append(case.index)
+            self._asked.append(text[-_KEPT_CHARS:])
+            self._by_text[_digest(text)].append(case.index)
             if case.id:
                 self._by_id[case.id] = case.index
 
@@ -64,7 +66,7 @@ class Matcher:
         by_id = self._by_id.get(item.id)
         if by_id is not None:
             return by_id if self._asked[by_id] in texts else None
-        waiting = self._by_text.get(_asked(item.input)[:_SHOWN_CHARS])
+        waiting = self._by_text.get(_digest(_asked(item.input)))
         return waiting.popleft() if waiting else None
 
 
@@ -79,6 +81,10 @@ def _asked(value: JSON) -> str:
     if isinstance(value, dict) and isinstance(value.get("messages"), list) and value["messages"]:
         return _plain(value["messages"][-1])
     return _plain(value)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).digest()
 
 
 def _texts(item: LogItem) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
@@ -12,6 +13,7 @@ import pyarrow as pa
 from uuid_utils import uuid7
 
 from evalservice.catalog.blocks import Block, read_block
+from evalservice.catalog.mapping import MAX_ID_CHARS
 from evalservice.catalog.snapshots import GROUP_ROWS, Snapshot
 from evalservice.interchange.criteria import Scoring
 from evalservice.interchange.records import LogItem
@@ -20,6 +22,7 @@ from evalservice.scoring import Item, ItemScore, build_extraction, item_metrics,
 from evalservice.storable import dump, storable_text
 
 ROWS: Final = 256
+MAX_COST: Final = Decimal(10) ** 10
 MAX_ERROR_CHARS: Final = 4000
 """An error of Inspect AI holds the whole request."""
 SCHEMA: Final = pa.schema(
@@ -103,13 +106,14 @@ def _scored(batch: Sequence[tuple[int, LogItem]], cases: _Cases, scoring: Scorin
 
 def _row(place: int, item: LogItem, scores: Mapping[str, ItemScore], executed_at: datetime | None) -> dict[str, Any]:
     tokens = item.total_tokens
+    cost = item.cost if item.cost is not None and item.cost < MAX_COST else None
     if tokens is None and (item.input_tokens is not None or item.output_tokens is not None):
         tokens = (item.input_tokens or 0) + (item.output_tokens or 0)
     return {
         "id": str(uuid7()),
         "test_case_index": place,
-        "test_case_id": item.id,
-        "cluster": item.cluster,
+        "test_case_id": storable_text(item.id)[:MAX_ID_CHARS],
+        "cluster": None if item.cluster is None else storable_text(item.cluster)[:MAX_ID_CHARS],
         "input_data": dump(item.input if item.prompt is None else item.prompt),
         "expected_output": None if item.expected_output is None else dump(item.expected_output),
         "actual_output": dump(item.output),
@@ -117,13 +121,18 @@ def _row(place: int, item: LogItem, scores: Mapping[str, ItemScore], executed_at
         "score_details": dump(score_details(scores)),
         "completion_info": dump(dict(item.info)),
         "latency_ms": item.latency_ms,
-        "tokens_used": tokens,
-        "input_tokens": item.input_tokens,
-        "output_tokens": item.output_tokens,
-        "cost": None if item.cost is None else format(item.cost, "f"),
+        "tokens_used": _count(tokens),
+        "input_tokens": _count(item.input_tokens),
+        "output_tokens": _count(item.output_tokens),
+        "cost": None if cost is None else format(cost, "f"),
         "success": item.error is None,
         "error_message": "" if item.error is None else storable_text(item.error[:MAX_ERROR_CHARS]),
         "error_kind": "" if item.error is None else item.error_kind,
         "is_retryable": False,
         "executed_at": item.executed_at or executed_at,
     }
+
+
+def _count(tokens: int | None) -> int | None:
+    """A number of tokens that the column holds; what is more than two billion for one test case is no count."""
+    return tokens if tokens is not None and tokens < 2**31 else None

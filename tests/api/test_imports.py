@@ -383,6 +383,17 @@ def test_a_parquet_export_is_imported_as_the_run_that_it_was(
     assert [[row[name] for name in shown] for row in second] == [[row[name] for name in shown] for row in first]
 
 
+def test_an_export_is_imported_by_another_organization(
+    served: Served, service: Service, a_run: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "run.parquet"
+    path.write_bytes(exported(service, a_run["id"], "parquet"))
+    with served.client(served.theirs) as theirs:
+        [again] = Service(theirs).imported(path)
+    assert again["aggregated_results"] == a_run["aggregated_results"]
+    assert (again["model"], again["benchmark"]) == (a_run["model"], a_run["benchmark"])
+
+
 def test_a_jsonl_export_needs_the_model_and_gives_the_same_values(
     service: Service, a_run: dict[str, Any], tmp_path: Path
 ) -> None:

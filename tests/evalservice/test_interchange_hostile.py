@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from evalservice.errors import EvalserviceError, InvalidInput
 from evalservice.interchange import archive
+from evalservice.interchange.criteria import scoring_of
 from evalservice.interchange.logs import READERS, find_logs, read_log
 from evalservice.interchange.records import LogFiles
+from evalservice.interchange.result_rows import row_tables
 from tests.logs import (
     STAMP,
     eee_log,
@@ -41,6 +43,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "every-eval-ever": eee_log,
 }
 LIMIT = 200
+NESTED = ("input_data", "actual_output", "metrics", "score_details", "completion_info")
+NO_SNAPSHOT: Any = None
 
 
 @contextmanager
@@ -54,12 +58,14 @@ def folder() -> Iterator[Path]:
 
 
 def read_whole(log: LogFiles) -> None:
-    """Every item of every run; only our own errors come out."""
+    """Every item of every run, as the rows that are stored; only our own errors come out."""
     message = ""
     try:
         for run in read_log(log):
-            for item in run.items():
-                item.record()
+            placed = enumerate(run.items())
+            for table in row_tables(placed, NO_SNAPSHOT, scoring_of(run, None), None):
+                for row in table.to_pylist():
+                    assert all("\\u0000" not in row[name] and json.loads(row[name]) is not Ellipsis for name in NESTED)
     except EvalserviceError as error:
         message = error.message
     assert "\n" not in message
