@@ -187,7 +187,9 @@ class _Zipped(_Source):
         for member in ("header.json", "_journal/start.json"):  # the latter alone in a log that was never finished
             if member in self._archive.members:
                 return parsed(self._archive.read(member), f"{self._name}: {member}")
-        raise InvalidInput("file", self._name, "an Inspect AI log: it has no header.json")
+        raise InvalidInput(
+            "file", self._name, "an Inspect AI log (it has no header.json; unpack an archive of another tool)"
+        )
 
     def samples(self) -> Iterator[tuple[Place, str, bytes]]:
         for member in self._archive.members:

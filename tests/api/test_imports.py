@@ -189,6 +189,27 @@ def test_under_a_benchmark_of_ours_the_completions_are_scored_by_it_as_well(serv
     ]  # fmt: skip
 
 
+def test_completions_without_scores_get_those_of_a_benchmark_of_ours(service: Service, tmp_path: Path) -> None:
+    rows = lm_eval_rows(metrics=["bypass"], bypass=None)
+    results = {"sums": {"bypass,strict": 999, "bypass,loose": 999}}
+    path = lm_eval_log(tmp_path, {"sums": rows}, results, model=unique("org/large"))
+    [run] = service.imported(path, benchmark=own_benchmark(service)["name"])
+    values = {name: result["value"] for name, result in run["aggregated_results"].items()}
+    assert values == {"numeric_match": 1.0, "bypass,strict": None, "bypass,loose": None}
+
+
+def test_items_without_ids_are_paired_by_the_whole_question(service: Service, tmp_path: Path) -> None:
+    instruction = "Answer the following question with one number and nothing else, however hard it may be. " * 2
+    texts = [instruction + question for question in QUESTIONS]
+    cases = [{"input": texts[n], "expected_output": str(n)} for n in (2, 0, 3, 1)]
+    dataset = created(service.client, "/v1/datasets", {"name": unique("d"), "test_cases": cases})
+    rows = [{**row, "input": {**row["input"], "raw": texts[n]}} for n, row in enumerate(eee_rows((1, 0, 1, 1)))]
+    path = eee_log(tmp_path, rows, model_info={"name": "x", "id": unique("org/x")})
+    [run] = service.imported(path, dataset=dataset["name"], benchmark=unique("b"))
+    assert [row["test_case_id"] for row in service.rows(run["id"])] == ["q-2", "q-0", "q-3", "q-1"]
+    assert [row["metrics"]["accuracy"] for row in service.rows(run["id"])] == [1.0, 1.0, 1.0, 0.0]
+
+
 def test_an_imported_run_is_compared_with_one_of_ours(served: Served, service: Service, tmp_path: Path) -> None:
     suite = own_benchmark(service)
     ours = Bench(served, service.client).run(suite["name"], [1.0, 0.0, 0.0, 1.0], "numeric_match")

@@ -69,6 +69,12 @@ def test_lm_eval_results_are_the_true_ones(service: Service, name: str) -> None:
     found = {f"{task} {metric}": value for task, run in runs.items() for metric, value in values_of(run).items()}
     expected = {key: value for key, value in TRUTH[name].items() if not key.startswith("GROUP")}
     assert found == {key: None if "bypass" in key else pytest.approx(value) for key, value in expected.items()}
+    for key, value in TRUTH[name].items():
+        if key.startswith("GROUP"):
+            _, group, metric = key.split(" ")
+            stated = [run["provenance"]["imported"]["settings"]["groups"].get(group) for run in runs.values()
+                      if "groups" in run["provenance"]["imported"]["settings"]]  # fmt: skip
+            assert {each[metric] for each in stated} == {value}
     assert all(run["failed_test_cases"] == 0 and run["total_cost"] is None for run in runs.values())
 
 
