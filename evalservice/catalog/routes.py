@@ -11,7 +11,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import Select, select
-from sqlalchemy.orm import joinedload, selectinload
+from sqlalchemy.orm import joinedload
 
 from evalservice.catalog import service
 from evalservice.catalog.blocks import Block, read_block
@@ -60,8 +60,7 @@ def list_models(
     capability: Filter = None,
 ) -> Response:
     """The models, the newest first; archived ones only when `status=archived` asks for them."""
-    query = select(Model).options(selectinload(Model.capabilities))
-    query = query.where(Model.status == status if status else Model.status != "archived")
+    query = select(Model).where(Model.status == status if status else Model.status != "archived")
     for column, wanted in (
         (Model.platform, platform),
         (Model.platform_model_id, platform_model_id),
