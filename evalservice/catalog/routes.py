@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import Select, select
@@ -277,7 +276,7 @@ def remove_dataset(context: Writer, dataset: str) -> Response:
 )
 async def upload_file(door: WritingDoor, request: Request, name: str) -> Response:
     """Send a file as it is, of any size; then register it: `POST /v1/datasets {"file_path": NAME}` within a day."""
-    run = anyio.to_thread.run_sync
+    run = door.wiring.in_thread
     upload = await run(_new_upload, door, name)
     try:
         async for chunk in request.stream():

@@ -47,7 +47,7 @@ def permutation(columns: np.ndarray, draws: int) -> list[str]:
 
     seconds, p_values = timed(theirs)
     furthest = max(abs(ours.p_value - p) for ours, p in zip(found, p_values, strict=True))
-    assert furthest < 0.02, furthest  # other draws of the same distribution
+    assert furthest < 5 / draws**0.5, furthest  # other draws of the same distribution, and theirs doubles a tail
     return ["sign-flip permutation", f"{ours:.2f}", f"{seconds:.2f}", f"{seconds / ours:.1f}", "10"]
 
 
