@@ -81,9 +81,7 @@ def asked_order(total: int, count: int, seed: int | None) -> npt.NDArray[np.int6
     return np.arange(count) if seed is None else random_order(total, seed)[:count]
 
 
-def plan_ordered_blocks(
-    order: npt.NDArray[np.int64], block_rows: int, skip: npt.NDArray[np.bool_]
-) -> list[Block]:
+def plan_ordered_blocks(order: npt.NDArray[np.int64], block_rows: int, skip: npt.NDArray[np.bool_]) -> list[Block]:
     """Blocks of `block_rows` test cases, one after the other in this order, but for those to skip (a mask)."""
     left = order[~skip[order]]
     chunks = (np.sort(left[start : start + block_rows]).tolist() for start in range(0, len(left), block_rows))

@@ -45,9 +45,7 @@ def compare_runs(session: Session, runs: Sequence[EvaluationRun], asked: Asked) 
     return compare_taken(session, runs, asked, asked_by_all(runs))
 
 
-def compare_taken(
-    session: Session, runs: Sequence[EvaluationRun], asked: Asked, taken: Taken
-) -> ComparisonRead:
+def compare_taken(session: Session, runs: Sequence[EvaluationRun], asked: Asked, taken: Taken) -> ComparisonRead:
     """As `compare_runs`, of each run only the test cases that are taken, which it must have stored."""
     check_runs(runs)
     wanted, left_out = comparable_metrics(runs, list(dict.fromkeys(asked.metrics)))

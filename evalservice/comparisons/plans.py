@@ -1,8 +1,8 @@
-"""How an A/B test is made, as it is given, and what follows from it before a model is asked. Pure.
+"""What follows from an A/B test's configuration before a model is asked: its sample and what it costs. Pure.
 
-    config = ABTestConfig(design="sequential", minimum_detectable_effect=0.05)
-    plan_ab_test(config, subject, models=2, alpha=0.05)
-    -> ABTestPlan(metric="exact_match", test_cases=1097, fixed_test_cases=783, model_calls=2194, …)
+config = ABTestConfig(design="sequential", minimum_detectable_effect=0.05)
+plan_ab_test(config, subject, models=2, alpha=0.05)
+-> ABTestPlan(metric="exact_match", test_cases=1097, fixed_test_cases=783, model_calls=2194, …)
 """
 
 from __future__ import annotations
@@ -10,77 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from evalservice.comparisons.ab_schemas import ABTestConfig, ABTestPlan, planned_discordance
 from evalservice.errors import InvalidInput
 from evalservice.scoring import Metric
 from evalservice.statistics.power import items_for_pairs, items_for_t, noticeable_difference, noticeable_effect
 
 LONGEST = 1.4
 """A sequential test that can decide ends undecided at so many times the fixed design's test cases."""
-DISCORDANCE = 0.25
-MOST_METRICS = 50
-
-MetricName = Annotated[str, Field(min_length=1, max_length=200)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class ABTestConfig(BaseModel):
-    """An A/B test's design.
-
-    fixed: every model answers the same random sample, and one test at its end decides. sequential: the results are
-    looked at after every test case, by a test that allows it; a model that has lost is asked no more, and all end when
-    it is decided.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    design: Literal["fixed", "sequential"] = "fixed"
-    metrics: Annotated[tuple[MetricName, ...], Field(max_length=MOST_METRICS)] = ()
-    """The first decides, the others are told as well. Default: the benchmark's primary metric."""
-    test_cases: Annotated[int, Field(ge=2, lt=2**31)] | None = None
-    """A random sample of so many. Default: what power and effect call for, else all."""
-    power: Annotated[float, Field(gt=0, lt=1)] = 0.8
-    """The chance to find a difference as large as the minimum detectable effect."""
-    minimum_detectable_effect: Positive | None = None
-    """The difference that the test shall find, in the metric's units."""
-    discordance: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Binary metrics: the share of test cases that one of two models gets right and the other wrong; a guess, by
-    default 0.25 (or the effect, when that is larger)."""
-    difference_sd: Positive | None = None
-    """Other metrics: the standard deviation of the difference on a test case; a guess."""
-    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """The least difference that matters: a winner is better by more, within it models are equivalent."""
-    max_model_calls: Annotated[int, Field(ge=1, lt=2**53)] | None = None
-    """The budget: completions over all models, repeated attempts not counted."""
-    max_concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """Requests in flight of each run."""
-    share: bool = True
-    """Use runs of the same model, benchmark and configuration that are there or under way."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Of the order of the test cases, the permutations and the resamples."""
-
-
-class ABTestPlan(BaseModel):
-    """What follows from a configuration: the sample, and what it costs at most.
-
-    test_cases: for each model, at most. fixed_test_cases: what a fixed design with the asked power needs; None where
-    no effect is named. noticeable: the least difference that a fixed design of `test_cases` finds with that power; None
-    where nothing is known of the spread. model_calls: completions over all models, at most.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    metric: str
-    metrics: tuple[str, ...]
-    epochs: int
-    pairs: int
-    test_cases: int
-    fixed_test_cases: int | None
-    noticeable: float | None
-    model_calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +111,7 @@ class _Spread:
     def of(cls, config: ABTestConfig, metric: Metric, epochs: int) -> _Spread:
         effect = config.minimum_detectable_effect
         if metric.kind == "binary" and epochs == 1:
-            share = config.discordance or max(DISCORDANCE, effect or 0.0)
+            share = planned_discordance(config)
             if effect is not None and effect > share:
                 raise InvalidInput("minimum_detectable_effect", effect, f"at most the discordance, {share:g}")
             return cls(discordance=share)

@@ -112,9 +112,10 @@ class Duel:
             self.outcome = self.ahead
             return
         within = self.interval(EQUIVALENCE_LEVEL)
-        if terms.margin > 0 and within.low is not None and within.high is not None:
-            if -terms.margin <= within.low and within.high <= terms.margin:
-                self.outcome = "equivalent"
+        if within.low is None or within.high is None:
+            return
+        if terms.margin > 0 and -terms.margin <= within.low and within.high <= terms.margin:
+            self.outcome = "equivalent"
 
     def _beyond(self, level: float, terms: Terms) -> bool:
         if terms.margin == 0:

@@ -24,8 +24,8 @@ PACKAGES = ("evalservice", "ray", "pyreqwest", "sacrebleu", "rouge-score", "vllm
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """What a run is asked to be. `limit`: only the first so many test cases. `order_seed`: they are asked in this random
-    order, so that a limit is a random sample. `priority`: higher is claimed earlier."""
+    """What a run is asked to be. `limit`: only the first so many test cases. `order_seed`: they are asked in the random
+    order of this seed, so that a limit is a random sample. `priority`: higher is claimed earlier."""
 
     model: Model
     benchmark: BenchmarkSuite
