@@ -32,7 +32,7 @@ from evalservice.comparisons.ab_schemas import (
     plan_of,
 )
 from evalservice.comparisons.plans import Subject, plan_ab_test
-from evalservice.errors import InvalidInput, InvalidTransition, NotFound
+from evalservice.errors import InvalidInput, InvalidTransition, LeaseHeld, NotFound
 from evalservice.lookup import find
 from evalservice.runs.lifecycle import ENDED, request_cancel
 from evalservice.runs.queue import request_resume
@@ -250,6 +250,8 @@ def _resumed(session: Session, row: ABTest, on_run: OnRun) -> set[uuid.UUID]:
     kept = set()
     for link in list(row.runs):
         run = session.get_one(EvaluationRun, link.evaluation_run_id, with_for_update=True, populate_existing=True)
+        if run.status == "running" and run.cancel_requested_at is not None:
+            raise LeaseHeld(f"run {run.id} is being stopped: start the test again in a moment")
         if run.status in ("failed", "cancelled"):
             if link.is_shared:
                 session.execute(

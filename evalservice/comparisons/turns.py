@@ -10,6 +10,7 @@ which test cases a look sees depends on the seed and the clock, never on the ans
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -32,9 +33,11 @@ from evalservice.comparisons.ab_schemas import (
 from evalservice.comparisons.ab_tests import end, stop_runs
 from evalservice.comparisons.comparing import Asked, compare_taken
 from evalservice.comparisons.designs import Rules
+from evalservice.comparisons.pairing import Taken
 from evalservice.comparisons.race import Race, Terms
+from evalservice.comparisons.schemas import ComparisonRead
 from evalservice.comparisons.telling import calls_of, concluded, look_of, model_states, pair_states, thinned
-from evalservice.errors import EvalserviceError
+from evalservice.errors import Conflict, EvalserviceError
 from evalservice.runs.lifecycle import ENDED
 from evalservice.runs.scorers import scorers_of
 from evalservice.scoring import Metric
@@ -188,7 +191,7 @@ class Turn:
             seed=self.config.seed,
         )
         try:
-            comparison = compare_taken(self.session, list(self.runs.values()), Asked(self.plan.metrics, rules), taken)
+            comparison = self._compared(Asked(self.plan.metrics, rules), taken)
         except EvalserviceError as error:
             self._fail(error.message)
             return
@@ -196,6 +199,18 @@ class Turn:
         if self.results.verdict == "winner":
             self.row.winner_model_id = self.results.leaders[0]
         self._ended("completed")
+
+    def _compared(self, asked: Asked, taken: Taken) -> ComparisonRead:
+        """The runs compared; where another metric than the deciding one cannot be, that is a warning."""
+        runs = list(self.runs.values())
+        try:
+            return compare_taken(self.session, runs, asked, taken)
+        except Conflict as error:
+            if len(asked.metrics) == 1:
+                raise
+            decisive = compare_taken(self.session, runs, replace(asked, metrics=self.plan.metrics[:1]), taken)
+            told = f"only {self.plan.metric} is compared: {error.message}"
+            return decisive.model_copy(update={"warnings": [*decisive.warnings, told]})
 
     def _restored(self) -> Race | None:
         stored = self.results.race
