@@ -236,6 +236,9 @@ def _report(test: dict[str, Any]) -> None:
     say(f"A/B test {test['name']!r} ({test['test_config']['design']}) is {test['status']}{seconds}{verdict}")
     if results["said"] or results["error"]:
         say(f"  {results['error'] or results['said']}")
+    if not test["runs"]:
+        say(f"  {plan['test_cases']:,} test cases for each of {len(test['models'])} models by {plan['metric']}")
+        return
     comparison = results["comparison"]
     for warning in comparison["warnings"] if comparison else ():
         note(f"warning: {warning}")
