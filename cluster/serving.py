@@ -24,6 +24,7 @@ from ray import serve
 from ray.serve._private.constants import RAY_SERVE_HAPROXY_CONFIG_FILE_LOC
 
 from cluster import gauges
+from cluster.abtests import TURN_SECONDS, take_turns
 from cluster.application import platform_wiring
 from cluster.metrics import REQUEST_SECONDS, REQUESTS, Meters
 from cluster.observability import log_as_json
@@ -103,6 +104,7 @@ class RunSupervisor:
         platform = self._opened.enter_context(open_platform(read_service_settings()))
         self._supervisor = Supervisor(platform)
         self._supervisor.every(gauges.SECONDS, gauges.ServiceGauges(platform.engine).tell)
+        self._supervisor.every(TURN_SECONDS, lambda: take_turns(platform))
         self._supervisor.every(ROLL_UP_SECONDS, lambda: roll_up_due(platform))
         self._supervisor.every(SWEEP_SECONDS, lambda: sweep_all(platform))
         self._supervisor.start()

@@ -1,79 +1,21 @@
-"""What the API takes and gives about comparisons, A/B tests and experiments."""
+"""What the API takes and gives about comparisons and experiments; about A/B tests: `ab_schemas`."""
 
 from __future__ import annotations
 
 import uuid
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from evalservice.tables import ABTest, Experiment, ExperimentRun
-from evalservice.web.fields import JsonObject, Name, Reference, Tag, Text, columns
+from evalservice.tables import Experiment, ExperimentRun
+from evalservice.web.fields import JsonObject, Name, Tag, Text, columns
 
 Gate = Literal["go", "no_go", "inconclusive"]
-Significance = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _Given(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NewABTest(_Given):
-    """Two or more models on one benchmark, paired by test case."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [{"name": "mini against large", "benchmark": "gsm8k", "models": ["mini", "large"]}]
-        },
-    )
-
-    name: Name
-    benchmark: Reference
-    models: Annotated[tuple[Reference, ...], Field(min_length=2, max_length=100)]
-    description: Text = ""
-    significance_level: Significance = 0.05
-    test_config: JsonObject = {}
-    """Kept beside the benchmark, which is always named in it."""
-    metadata: JsonObject = {}
-
-
-class ABTestChanges(_Given):
-    """What may change; the significance level and the configuration only while it is a draft."""
-
-    name: Name | None = None
-    description: Text | None = None
-    metadata: JsonObject | None = None
-    significance_level: Significance | None = None
-    test_config: JsonObject | None = None
-
-
-class ABTestRead(BaseModel):
-    """An A/B test and, once it has ended, what it found."""
-
-    id: uuid.UUID
-    name: str
-    description: str
-    status: str
-    dataset_id: uuid.UUID
-    models: list[uuid.UUID]
-    test_config: dict[str, Any]
-    significance_level: float
-    results: dict[str, Any]
-    winner_model_id: uuid.UUID | None
-    started_at: datetime | None
-    completed_at: datetime | None
-    duration_seconds: float | None
-    metadata: dict[str, Any]
-    created_at: datetime
-    updated_at: datetime
-
-    @classmethod
-    def of(cls, row: ABTest) -> Self:
-        """From the table."""
-        own: dict[str, Any] = {"models": sorted(model.id for model in row.models), "metadata": row.metadata_}
-        return cls(**columns(row, cls, *own), **own)
 
 
 class NewExperiment(_Given):
