@@ -66,12 +66,11 @@ def _show(document: dict[str, Any]) -> None:
     for warning in document["warnings"]:
         note(f"warning: {warning}")
     for name, metric in document["metrics"].items():
-        show_metric(name, metric, document)
+        _show_metric(name, metric, document)
     say(f"gate ({document['primary']}): {document['gate'].replace('_', ' ')}")
 
 
-def show_metric(name: str, metric: dict[str, Any], document: dict[str, Any]) -> None:
-    """One metric of a comparison: the runs, best first, their pairs, and the verdict in words."""
+def _show_metric(name: str, metric: dict[str, Any], document: dict[str, Any]) -> None:
     best_first = sorted(metric["runs"].items(), key=lambda each: each[1]["rank"])
     print_table(
         ["#", "RUN", "MODEL", name.upper(), "95 % INTERVAL", "N"],
@@ -96,8 +95,23 @@ def show_metric(name: str, metric: dict[str, Any], document: dict[str, Any]) -> 
             for pair in metric["pairs"]
         ],
     )
+    for run, r in best_first:
+        if r["retest"] is not None:
+            say(_said_of_repeats(label[run], r["retest"]))
+    for pair in metric["pairs"]:
+        if pair["retest_stderr"] is not None:
+            noise = f"± {pair['retest_stderr']:.4f}"
+            say(f"{label[pair['run_a']]} - {label[pair['run_b']]}: measured again it moves by {noise} (one stderr)")
     say(metric["said"])
     say("")
+
+
+def _said_of_repeats(label: str, retest: dict[str, Any]) -> str:
+    times = "once" if retest["repeats"] == 1 else f"{retest['repeats']} times"
+    return (
+        f"{label} was measured again {times}: the value moved by ± {retest['stderr']:.4f} (one stderr), "
+        f"{retest['changed']:.1%} of the test cases scored differently"
+    )
 
 
 def _number(value: float | None, sign: str = "") -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 from sqlalchemy.orm import Session
 
@@ -21,7 +21,8 @@ from evalservice.comparisons.pairing import (
     load,
     warnings_of,
 )
-from evalservice.comparisons.schemas import ComparisonRead, Gate, MetricRead, PairRead, SystemRead
+from evalservice.comparisons.retest import Retest, noise_of, retests
+from evalservice.comparisons.schemas import ComparisonRead, Gate, MetricRead, PairRead, RetestRead, SystemRead
 from evalservice.errors import Conflict
 from evalservice.runs.service import primary_metric
 from evalservice.scoring import Metric
@@ -50,6 +51,7 @@ def compare_taken(session: Session, runs: Sequence[EvaluationRun], asked: Asked,
     check_runs(runs)
     wanted, left_out = comparable_metrics(runs, list(dict.fromkeys(asked.metrics)))
     loaded = load(session, runs, wanted, taken)
+    again = retests(session, runs, wanted, taken, loaded)
     models = {str(run.id): run.model.name for run in runs}
     metrics: dict[str, MetricRead] = {}
     for each in wanted:
@@ -60,7 +62,7 @@ def compare_taken(session: Session, runs: Sequence[EvaluationRun], asked: Asked,
             found = compare(loaded.systems[name], each.metric, asked.rules, loaded.items)
         except ValueError as error:
             raise Conflict(f"{name}: {error}") from None
-        metrics[name] = _metric_read(found, each.metric, models, coverage)
+        metrics[name] = _metric_read(found, each.metric, models, coverage, again[name])
     primary = primary_metric(runs[0])
     primary = primary if primary in metrics else next(iter(metrics))
     return ComparisonRead(
@@ -86,7 +88,11 @@ def gate_of(decisive: MetricRead, candidate: uuid.UUID) -> Gate:
 
 
 def _metric_read(
-    found: MetricComparison, metric: Metric, models: dict[str, str], coverage: dict[str, float]
+    found: MetricComparison,
+    metric: Metric,
+    models: dict[str, str],
+    coverage: dict[str, float],
+    again: Mapping[str, Retest],
 ) -> MetricRead:
     return MetricRead(
         kind=metric.kind,
@@ -104,15 +110,16 @@ def _metric_read(
                 n=interval.n,
                 coverage=coverage[name],
                 rank=found.order.index(name) + 1,
+                retest=RetestRead(**asdict(again[name])) if name in again else None,
             )
             for name, interval in found.systems.items()
         },
-        pairs=[_pair_read(pair) for pair in found.pairs],
+        pairs=[_pair_read(pair, again) for pair in found.pairs],
         overall=found.overall,
     )
 
 
-def _pair_read(pair: PairComparison) -> PairRead:
+def _pair_read(pair: PairComparison, again: Mapping[str, Retest]) -> PairRead:
     return PairRead(
         run_a=uuid.UUID(pair.first),
         run_b=uuid.UUID(pair.second),
@@ -136,4 +143,5 @@ def _pair_read(pair: PairComparison) -> PairRead:
         also={name: value if value is None or math.isfinite(value) else None for name, value in pair.also.items()},
         won_items=list(pair.won_items),
         lost_items=list(pair.lost_items),
+        retest_stderr=noise_of([again.get(pair.first), again.get(pair.second)]),
     )

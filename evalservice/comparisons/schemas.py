@@ -103,8 +103,17 @@ class ExperimentRunRead(BaseModel):
         return cls(**columns(row, cls))
 
 
+class RetestRead(BaseModel):
+    """What measuring the same configuration again gave: `repeats` other runs, the standard deviation of the value over
+    all of them, and the share of test cases that scored differently."""
+
+    repeats: int
+    stderr: float
+    changed: float
+
+
 class SystemRead(BaseModel):
-    """A run's own value on a metric, over the test cases that are compared."""
+    """A run's own value on a metric, over the test cases that are compared. retest: null unless it was repeated."""
 
     model: str
     value: float | None
@@ -114,6 +123,7 @@ class SystemRead(BaseModel):
     n: int
     coverage: float
     rank: int
+    retest: RetestRead | None
 
 
 class PairRead(BaseModel):
@@ -121,7 +131,8 @@ class PairRead(BaseModel):
 
     wins_a, wins_b: test cases on which the one is better, the metric's direction considered. simultaneous_*: the
     interval at 1 - alpha / pairs. noticeable: the least difference that so many test cases would show. needed: further
-    test cases to show the one that was seen. won_items, lost_items: some of the test cases that decide.
+    test cases to show the one that was seen. won_items, lost_items: some of the test cases that decide. retest_stderr:
+    how far the difference moves when both are only measured again; null unless both were repeated.
     """
 
     run_a: uuid.UUID
@@ -146,6 +157,7 @@ class PairRead(BaseModel):
     also: dict[str, float | None]
     won_items: list[int]
     lost_items: list[int]
+    retest_stderr: float | None
 
 
 class MetricRead(BaseModel):
