@@ -148,6 +148,25 @@ def test_a_run_is_a_job_with_its_names_and_its_log_and_survives_the_death_of_dri
     assert sent <= COUNT + 2 * 4 + 4  # nothing that was stored is asked again
 
 
+def test_a_driver_joins_its_supervisors_cluster_whichever_was_last_started_on_the_machine(
+    cluster: Cluster, provider: RunningProvider
+) -> None:
+    provider.control(latency=0.01)
+    last_started = cluster.head.logs / "ray_current_cluster"
+    last_started.write_text("127.0.0.1:9")
+    try:
+        [run_id] = cluster.submit(provider)
+        with cluster.supervisor():
+            assert cluster.ended(run_id)["status"] == "completed"
+    finally:
+        last_started.write_text(cluster.head.address)
+
+
+def test_a_driver_that_does_not_reach_ray_in_time_ends_so_that_the_run_is_started_again() -> None:
+    waits = "import time; from cluster.job import under_way_within\nwith under_way_within(0.5): time.sleep(60)"
+    assert subprocess.run([sys.executable, "-c", waits], cwd=ROOT, timeout=30, check=False).returncode == 1
+
+
 def test_a_job_that_is_stopped_in_the_dashboard_fails_its_run_and_the_run_can_be_resumed(
     cluster: Cluster, provider: RunningProvider
 ) -> None:
