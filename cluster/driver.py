@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -30,10 +32,11 @@ from actors.plan import RunPlan
 from actors.signal import RunSignal
 from cluster.meter import RunMeter, reporting
 from cluster.pipeline import scored_rows
-from evalservice.catalog.blocks import plan_blocks
+from evalservice.catalog.blocks import Block, plan_blocks, plan_ordered_blocks, random_order
 from evalservice.catalog.snapshots import open_snapshot
 from evalservice.database import tenant_transaction
 from evalservice.errors import DatabaseUnavailable, EvalserviceError, LeaseLost, RunFailed
+from evalservice.runs.leases import give_back
 from evalservice.runs.lifecycle import ENDED, HEARTBEAT_SECONDS, LEASE_SECONDS, Lease, cancel_requested, renew
 from evalservice.runs.results import settled_mask, store_results
 from evalservice.tables import EvaluationRun
@@ -72,6 +75,11 @@ class Drive:
     on_progress: Callable[[Progress], None] = lambda progress: None
     until_possible: Callable[[Stop], None] = lambda stop: None
     """Waits, under the lease, for what the run needs and the cluster has not got yet."""
+    order_seed: int | None = None
+    """Ask in the random order of this seed, the first `total` of it; by default in the dataset's own order."""
+
+
+Reason = Literal["cancelled", "lease_lost", "hopeless", "stopped", "left"]
 
 
 class Stop:
@@ -79,10 +87,10 @@ class Stop:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self.reason: Literal["", "cancelled", "lease_lost", "hopeless", "stopped"] = ""
+        self.reason: Reason | Literal[""] = ""
 
-    def request(self, reason: Literal["cancelled", "lease_lost", "hopeless", "stopped"]) -> None:
-        """The first reason stays."""
+    def request(self, reason: Reason) -> None:
+        """The first reason stays. "left": the run is not over, whoever claims it next goes on with it."""
         if not self._event.is_set():
             self.reason = reason
             self._event.set()
@@ -97,7 +105,7 @@ class Stop:
 
 
 def drive(job: Drive, stop: Stop) -> EvaluationRun:
-    """Ask, score and store whatever the run still lacks, then close it; gives the closed run.
+    """Ask, score and store whatever the run still lacks, then close it; gives the closed run, or one that was left.
 
     Raises LeaseLost when another driver took over, DatabaseUnavailable when Postgres stays away, KeyboardInterrupt;
     the run is then still `running` and can be resumed. Any other fault closes it as `failed` with the reason and is
@@ -110,7 +118,8 @@ def drive(job: Drive, stop: Stop) -> EvaluationRun:
     try:
         with reporting(meter, str(job.lease.run_id), signal):
             run = _drive(job, stop, signal, meter)
-            meter.ended(run.status)
+            if run.status in ENDED:
+                meter.ended(run.status)
             return run
     finally:
         _tell(signal, "stopped")
@@ -134,16 +143,16 @@ def _drive(job: Drive, stop: Stop, signal: Any, meter: RunMeter) -> EvaluationRu
 
 def _store_all(job: Drive, stop: Stop, signal: Any, meter: RunMeter) -> Progress:
     run_id = job.lease.run_id
+    total = job.total if job.order_seed is None else open_snapshot(job.plan.snapshot_uri).total
     with tenant_transaction(job.engine, job.organization_id) as session:
-        settled = settled_mask(session, run_id, job.total)
+        settled = settled_mask(session, run_id, total)
         run = session.get_one(EvaluationRun, run_id)
         progress = Progress(job.total, run.completed_test_cases, run.failed_test_cases)
     job.on_progress(progress)
     job.until_possible(stop)
     if stop.requested():
         return progress
-    open_snapshot(job.plan.snapshot_uri)
-    blocks = plan_blocks(job.total, job.plan.block_rows, settled)
+    blocks = _blocks(job, settled)
     if not blocks:
         return progress
     meter.planned(sum(map(len, blocks)), job.plan.block_rows)
@@ -158,6 +167,14 @@ def _store_all(job: Drive, stop: Stop, signal: Any, meter: RunMeter) -> Progress
     if failure:
         raise RunFailed(failure)
     return progress
+
+
+def _blocks(job: Drive, settled: npt.NDArray[np.bool_]) -> list[Block]:
+    """What is left to be asked, in the order in which it shall be."""
+    open_snapshot(job.plan.snapshot_uri)
+    if job.order_seed is None:
+        return plan_blocks(job.total, job.plan.block_rows, settled)
+    return plan_ordered_blocks(random_order(len(settled), job.order_seed)[: job.total], job.plan.block_rows, settled)
 
 
 def _hopeless(errors: Counter[str]) -> int:
@@ -260,6 +277,9 @@ def _close(job: Drive, stop: Stop, progress: Progress) -> EvaluationRun:
                 run = session.get_one(EvaluationRun, job.lease.run_id)
                 if tried and run.status in ENDED and run.attempt == job.lease.attempt and run.lease_owner is None:
                     return run  # the commit went through, its answer did not
+                if stop.reason == "left" and run.completed_test_cases + run.failed_test_cases < run.total_test_cases:
+                    give_back(session, job.lease)
+                    return run
                 status, message = _verdict(run, stop, progress)
                 return close_run(session, job.lease, status, error_message=message)
         except DatabaseUnavailable:

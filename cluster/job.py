@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -34,6 +35,8 @@ from evalservice.runs.queue import Kind
 from evalservice.tables import EvaluationRun
 
 PROGRESS_SECONDS = 5.0
+START_SECONDS = 180.0
+"""Eight drivers that start at once on two CPUs take a minute."""
 log = logging.getLogger("cluster.job")
 
 
@@ -63,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(platform: Platform, lease: Lease, work: Kind, stop: Stop) -> int:
-    start_ray(platform.settings)
+    with under_way_within(START_SECONDS):
+        start_ray(platform.settings)
     try:
         with platform.transaction() as session:
             lease = hand_over(session, lease, driver_name())
@@ -91,6 +95,27 @@ def _run(platform: Platform, lease: Lease, work: Kind, stop: Stop) -> int:
         },
     )
     return 0 if work != "run" or ended.status in ("completed", "cancelled") else 1
+
+
+@contextmanager
+def under_way_within(seconds: float) -> Iterator[None]:
+    """End this process if the block has not ended by then: Ray may wait for ever for a cluster that does not answer.
+
+    The supervisor sees a driver that died, and starts the run again.
+    """
+    timer = threading.Timer(seconds, _end_late, (seconds,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end_late(seconds: float) -> None:
+    log.error("ray_not_reached", extra={"seconds": seconds})
+    logging.shutdown()
+    os._exit(1)
 
 
 def _drive(platform: Platform, lease: Lease, stop: Stop) -> EvaluationRun:

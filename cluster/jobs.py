@@ -53,7 +53,10 @@ class Jobs:
         name = submission_id(work, work.lease.attempt)
         try:
             self._connected().submit_job(
-                submission_id=name, entrypoint=entrypoint(work), metadata=metadata, entrypoint_num_cpus=0
+                submission_id=name,
+                entrypoint=entrypoint(work, ray.get_runtime_context().gcs_address),
+                metadata=metadata,
+                entrypoint_num_cpus=0,
             )
         except Exception as error:
             if self.look(name).state == "unknown":
@@ -93,10 +96,14 @@ def submission_id(work: Work, attempt: int) -> str:
     return f"run-{work.lease.run_id}-{attempt}"
 
 
-def entrypoint(work: Work) -> str:
-    """The command of a job. `exec`, so that what is stopped is the driver and not the shell around it."""
+def entrypoint(work: Work, address: str) -> str:
+    """The command of a job. `exec`, so that what is stopped is the driver and not the shell around it.
+
+    It names the cluster: Ray gives a job the address of whichever cluster was last started on the machine.
+    """
     words = [work.lease.run_id, work.organization_id, work.lease.owner, work.lease.attempt, work.kind]
-    return "exec " + shlex.join([sys.executable, "-m", "cluster.job", *map(str, words)])
+    command = shlex.join([sys.executable, "-m", "cluster.job", *map(str, words)])
+    return f"RAY_ADDRESS={shlex.quote(address)} exec {command}"
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]

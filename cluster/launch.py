@@ -50,7 +50,8 @@ def drive_of(platform: Platform, lease: Lease, on_progress: OnProgress) -> Drive
     with platform.transaction() as session:
         run = session.get_one(EvaluationRun, lease.run_id)
         plan, total = plan_of(platform, session, run), run.total_test_cases
-    return Drive(platform.engine, platform.organization_id, lease, plan, total, on_progress)
+        order_seed = run.evaluation_config.get("order_seed")
+    return Drive(platform.engine, platform.organization_id, lease, plan, total, on_progress, order_seed=order_seed)
 
 
 def give_up(platform: Platform, lease: Lease, reason: str) -> None:
@@ -127,7 +128,7 @@ def rescore_claimed(platform: Platform, lease: Lease) -> EvaluationRun:
             store_scores(session, lease, score(generated))
         run = session.get_one(EvaluationRun, lease.run_id)
         run.provenance = {**run.provenance, "scorers": {scorer.key: scorer.version for scorer in scorers}}
-        run.configuration_hash = configuration_hash(run.provenance, run.evaluation_config.get("limit"))
+        run.configuration_hash = configuration_hash(run.provenance, run.evaluation_config)
         session.flush()
         return close_run(session, lease, run.status)
 

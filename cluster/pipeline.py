@@ -145,33 +145,33 @@ def _graph(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool) 
     context.execution_options.preserve_order = False
     retries = 0 if alone else RETRIES
     generate, tasks = _generation_pool(plan, alone=alone)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return (
-            ray.data.from_items(block_batch(blocks), override_num_blocks=len(blocks))
-            .map_batches(
-                Generate,
-                batch_size=1,  # a row is a block of ours; with a GPU asked for, Ray wants it said
-                fn_constructor_args=(plan, signal),
-                compute=generate,
-                num_cpus=ACTOR_CPUS,
-                num_gpus=_gpus(plan) or None,
-                ray_remote_args_fn=lambda: {
-                    "max_task_retries": retries,
-                    "max_restarts": -1,
-                    "scheduling_strategy": "SPREAD",
-                },
-            )
-            .map_batches(
-                Score,
-                batch_size=None,
-                batch_format="pyarrow",
-                fn_constructor_args=(plan.criteria,),
-                compute=ActorPoolStrategy(min_size=1, max_size=_most_scorers(tasks)),
-                num_cpus=ACTOR_CPUS,
-                ray_remote_args_fn=lambda: {"max_task_retries": retries, "max_restarts": -1},
-            )
+    # For good, because several runs of one process may be here at once.
+    warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated", DeprecationWarning)
+    return (
+        ray.data.from_items(block_batch(blocks), override_num_blocks=len(blocks))
+        .map_batches(
+            Generate,
+            batch_size=1,  # a row is a block of ours; with a GPU asked for, Ray wants it said
+            fn_constructor_args=(plan, signal),
+            compute=generate,
+            num_cpus=ACTOR_CPUS,
+            num_gpus=_gpus(plan) or None,
+            ray_remote_args_fn=lambda: {
+                "max_task_retries": retries,
+                "max_restarts": -1,
+                "scheduling_strategy": "SPREAD",
+            },
         )
+        .map_batches(
+            Score,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_constructor_args=(plan.criteria,),
+            compute=ActorPoolStrategy(min_size=1, max_size=_most_scorers(tasks)),
+            num_cpus=ACTOR_CPUS,
+            ray_remote_args_fn=lambda: {"max_task_retries": retries, "max_restarts": -1},
+        )
+    )
 
 
 def _generation_pool(plan: RunPlan, *, alone: bool) -> tuple[ActorPoolStrategy, int]:

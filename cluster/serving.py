@@ -7,12 +7,15 @@ Both read the environment of the node that they start on. Neither reserves a CPU
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import ray
@@ -21,6 +24,7 @@ from ray import serve
 from ray.serve._private.constants import RAY_SERVE_HAPROXY_CONFIG_FILE_LOC
 
 from cluster import gauges
+from cluster.abtests import TURN_SECONDS, take_turns
 from cluster.application import platform_wiring
 from cluster.metrics import REQUEST_SECONDS, REQUESTS, Meters
 from cluster.observability import log_as_json
@@ -39,6 +43,7 @@ from evalservice.web.problems import CONTENT_TYPE
 ROLL_UP_SECONDS = 10.0
 SWEEP_SECONDS = 600.0
 POOL_SIZE = 20
+THREADS = 2 * POOL_SIZE
 HEALTH: dict[str, float] = {"health_check_period_s": 10.0, "health_check_timeout_s": 30.0}
 REPLACED: dict[str, Any] = {"max_surge_percent": 100, "graceful_shutdown_wait_loop_s": 1.0}
 """A redeploy starts new replicas before it stops old ones. With Serve's default, 0, everybody waits when a single one
@@ -47,6 +52,8 @@ GRACE_SECONDS = 35.0
 """How long a replica that stops may take to finish what it has. Behind HAProxy Serve makes it no less than this."""
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @serve.deployment(
@@ -97,6 +104,7 @@ class RunSupervisor:
         platform = self._opened.enter_context(open_platform(read_service_settings()))
         self._supervisor = Supervisor(platform)
         self._supervisor.every(gauges.SECONDS, gauges.ServiceGauges(platform.engine).tell)
+        self._supervisor.every(TURN_SECONDS, lambda: take_turns(platform))
         self._supervisor.every(ROLL_UP_SECONDS, lambda: roll_up_due(platform))
         self._supervisor.every(SWEEP_SECONDS, lambda: sweep_all(platform))
         self._supervisor.start()
@@ -147,7 +155,28 @@ def served_wiring(platform: Platform) -> Wiring:
         platform,
         readiness=lambda: {"migrations": schema_problem(platform.engine), **_ray_readiness()},
         on_request=on_request,
+        in_thread=Threads().run,
     )
+
+
+class Threads:
+    """Threads that routes run in, `THREADS` at most, kept as long as the replica lives.
+
+    FastAPI's own, those of anyio, live as long as the event loop's first task. In a replica of Serve there is none, so
+    each request would start a thread and end it: a third of what a small read costs.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
+
+    async def run(self, call: Callable[..., T], *given: Any) -> T:
+        """What `call(*given)` gives. Cancelled, it still waits for the call, which goes on."""
+        running = asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, call, *given)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            raise
 
 
 def _ray_readiness() -> Mapping[str, str]:

@@ -7,7 +7,6 @@ The same application is served by Ray Serve and mounted by the command line in i
 
 from __future__ import annotations
 
-import anyio.to_thread
 import orjson
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.openapi.utils import get_openapi
@@ -96,7 +95,7 @@ def _health(wiring: Wiring) -> APIRouter:
     @router.get("/readyz", responses={503: {"description": "Not ready: the parts say why."}})
     async def readyz() -> Response:
         """Ready: Postgres, its schema and Ray are asked now. 503 and the reasons when one is not."""
-        found = await anyio.to_thread.run_sync(lambda: {"postgres": is_ready(wiring.engine), **wiring.readiness()})
+        found = await wiring.in_thread(lambda: {"postgres": is_ready(wiring.engine), **wiring.readiness()})
         ready = not any(found.values())
         body = {"status": "ready" if ready else "not ready", "parts": {k: v or "ok" for k, v in found.items()}}
         return Response(orjson.dumps(body), 200 if ready else 503, media_type="application/json")

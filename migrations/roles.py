@@ -38,6 +38,7 @@ FUNCTIONS = (
     "evalservice_due_rollups()",
     "evalservice_claim_work(text, integer)",
     "evalservice_queue()",
+    "evalservice_running_ab_tests()",
 )
 """What crosses organizations, each SECURITY DEFINER with a fixed search_path."""
 

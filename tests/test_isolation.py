@@ -411,6 +411,7 @@ def test_the_functions_that_cross_are_few_fixed_and_not_for_the_public(world: Wo
             "evalservice_due_rollups",
             "evalservice_find_api_key",
             "evalservice_queue",
+            "evalservice_running_ab_tests",
             "evalservice_sweep",
         )
     ]

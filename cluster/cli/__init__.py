@@ -1,6 +1,6 @@
 """The `evalservice` command: a file per noun, one place that turns errors into exit codes.
 
-Exit codes: 0 success, 1 the work failed, 2 bad usage, 3 inconclusive (`compare --gate`), 130 interrupted.
+Exit codes: 0 success, 1 the work failed, 2 bad usage, 3 inconclusive (`--gate`), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from cluster.cli import (
+    abtests,
     benchmarks,
     compare,
     credentials,
@@ -51,6 +52,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(runs.app, name="runs")
 app.add_typer(imports.app, name="results")
+app.add_typer(abtests.app, name="abtests")
 app.add_typer(keys.app, name="keys")
 app.add_typer(members.app, name="members")
 app.add_typer(credentials.app, name="credentials")

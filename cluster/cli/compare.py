@@ -95,8 +95,23 @@ def _show_metric(name: str, metric: dict[str, Any], document: dict[str, Any]) ->
             for pair in metric["pairs"]
         ],
     )
+    for run, r in best_first:
+        if r["retest"] is not None:
+            say(_said_of_repeats(label[run], r["retest"]))
+    for pair in metric["pairs"]:
+        if pair["retest_stderr"] is not None:
+            noise = f"± {pair['retest_stderr']:.4f}"
+            say(f"{label[pair['run_a']]} - {label[pair['run_b']]}: measured again it moves by {noise} (one stderr)")
     say(metric["said"])
     say("")
+
+
+def _said_of_repeats(label: str, retest: dict[str, Any]) -> str:
+    times = "once" if retest["repeats"] == 1 else f"{retest['repeats']} times"
+    return (
+        f"{label} was measured again {times}: the value moved by ± {retest['stderr']:.4f} (one stderr), "
+        f"{retest['changed']:.1%} of the test cases scored differently"
+    )
 
 
 def _number(value: float | None, sign: str = "") -> str:

@@ -79,7 +79,7 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def cancelled_by_signals(stop: Stoppable) -> Iterator[None]:
+def cancelled_by_signals(stop: Stoppable, said: str = "cancelling") -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) stops sending and keeps what was answered; the second ends the process at once.
 
     Wrappers (make, timeout) pass one keystroke on twice, so a second one counts only after a moment.
@@ -95,7 +95,7 @@ def cancelled_by_signals(stop: Stoppable) -> Iterator[None]:
             return
         first = now
         stop.request("cancelled")
-        note("cancelling: what was answered is kept (Ctrl-C again to leave at once)")
+        note(f"{said}: what was answered is kept (Ctrl-C again to leave at once)")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,6 +1,8 @@
 """Blocks of a snapshot: the pieces that a run works on, at most 256 test cases each.
 
 plan_blocks(600, skip={0, 1, 300}) -> [Block(2, 256), Block(256, 512, only=(256, ..., 299, 301, ...)), Block(512, 600)]
+
+A run that is a random sample, or is looked at while it goes on, asks in a random order: see `random_order`.
 """
 
 from __future__ import annotations
@@ -62,6 +64,30 @@ def plan_blocks(
     return blocks
 
 
+def random_order(total: int, seed: int) -> npt.NDArray[np.int64]:
+    """The indices below `total` in the random order of a seed, the same for ever and everywhere.
+
+    They are sorted by SplitMix64 (Steele, Lea and Flood 2014), because numpy may change its own permutations.
+    """
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    z = np.uint64(seed % 2**64) + golden * np.arange(1, total + 1, dtype=np.uint64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(z ^ (z >> np.uint64(31)), kind="stable")
+
+
+def asked_order(total: int, count: int, seed: int | None) -> npt.NDArray[np.int64]:
+    """The `count` test cases of `total` that a run asks, in the order in which it does."""
+    return np.arange(count) if seed is None else random_order(total, seed)[:count]
+
+
+def plan_ordered_blocks(order: npt.NDArray[np.int64], block_rows: int, skip: npt.NDArray[np.bool_]) -> list[Block]:
+    """Blocks of `block_rows` test cases, one after the other in this order, but for those to skip (a mask)."""
+    left = order[~skip[order]]
+    chunks = (np.sort(left[start : start + block_rows]).tolist() for start in range(0, len(left), block_rows))
+    return [Block(chunk[0], chunk[-1] + 1, tuple(chunk)) for chunk in chunks]
+
+
 def _mask(total: int, skip: Iterable[int] | npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     if isinstance(skip, np.ndarray) and skip.dtype == np.bool_:
         if len(skip) < total:
@@ -106,15 +132,16 @@ def _footer(uri: str, name: str, size: int) -> tuple[Any, str, Any, tuple[int, .
 
 def _read_shard(uri: str, shard: Shard, block: Block) -> list[TestCase]:
     filesystem, path, metadata, starts = _footer(uri, shard.name, shard.bytes)
-    low = max(block.start - shard.first_index, 0)
-    high = min(block.stop - shard.first_index, shard.rows)
-    first, last = bisect_right(starts, low) - 1, bisect_right(starts, high - 1)
+    indices = np.asarray(block.indices(), dtype=np.int64)
+    wanted = indices[(indices >= shard.first_index) & (indices < shard.first_index + shard.rows)]
+    if not len(wanted):
+        return []
+    groups = np.unique(np.searchsorted(starts, wanted - shard.first_index, side="right") - 1)
     with filesystem.open_input_file(path) as file:
         source = pq.ParquetFile(file, metadata=metadata, pre_buffer=True, page_checksum_verification=True)
-        table = source.read_row_groups(list(range(first, last)), use_threads=False)
-    table = table.slice(low - starts[first], high - low)
+        table = source.read_row_groups(groups.tolist(), use_threads=False)
+    table = table.filter(pa.array(np.isin(table.column("index").to_numpy(), wanted)))
     columns = (table.column(name).to_pylist() for name in _COLUMNS)
-    wanted = None if block.only is None else set(block.only)
     load = orjson.loads
     return [
         TestCase(
@@ -127,7 +154,6 @@ def _read_shard(uri: str, shard: Shard, block: Block) -> list[TestCase]:
             metadata={} if metadata is None else load(metadata),
         )
         for index, own_id, text, expected, choices, cluster, metadata in zip(*columns, strict=True)
-        if wanted is None or index in wanted
     ]
 
 

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import Select, select
-from sqlalchemy.orm import joinedload, selectinload
+from sqlalchemy.orm import joinedload
 
 from evalservice.catalog import service
 from evalservice.catalog.blocks import Block, read_block
@@ -60,8 +59,7 @@ def list_models(
     capability: Filter = None,
 ) -> Response:
     """The models, the newest first; archived ones only when `status=archived` asks for them."""
-    query = select(Model).options(selectinload(Model.capabilities))
-    query = query.where(Model.status == status if status else Model.status != "archived")
+    query = select(Model).where(Model.status == status if status else Model.status != "archived")
     for column, wanted in (
         (Model.platform, platform),
         (Model.platform_model_id, platform_model_id),
@@ -278,7 +276,7 @@ def remove_dataset(context: Writer, dataset: str) -> Response:
 )
 async def upload_file(door: WritingDoor, request: Request, name: str) -> Response:
     """Send a file as it is, of any size; then register it: `POST /v1/datasets {"file_path": NAME}` within a day."""
-    run = anyio.to_thread.run_sync
+    run = door.wiring.in_thread
     upload = await run(_new_upload, door, name)
     try:
         async for chunk in request.stream():

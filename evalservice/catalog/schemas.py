@@ -130,7 +130,7 @@ class ModelRead(BaseModel):
             **columns(row, cls, "parent", "has_credential", "capabilities", "metadata"),
             parent=row.parent_model_id,
             has_credential=row.credential_id is not None,
-            capabilities=sorted(capability.name for capability in row.capabilities),
+            capabilities=row.capability_names,
             metadata=row.metadata_,
         )
 

@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from sqlalchemy import Float, select
 from sqlalchemy.orm import Session
 
+from evalservice.catalog.blocks import asked_order
 from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.comparisons.designs import Items, System
 from evalservice.errors import Conflict, InvalidInput
@@ -38,15 +40,19 @@ class Comparable:
     scorer: str
 
 
+def check_ended(runs: Sequence[EvaluationRun]) -> None:
+    """Raises Conflict when a run goes on."""
+    for run in runs:
+        if run.status in ("pending", "running"):
+            raise Conflict(f"run {run.id} is {run.status}: only a run that has ended can be compared")
+
+
 def check_runs(runs: Sequence[EvaluationRun]) -> None:
-    """Raises InvalidInput (fewer than two, one twice, too many) and Conflict (not ended, other data)."""
+    """Raises InvalidInput (fewer than two, one twice, too many) and Conflict (other data)."""
     if not 2 <= len(runs) <= MOST_RUNS:
         raise InvalidInput("run", len(runs), f"2 to {MOST_RUNS} runs")
     if len({run.id for run in runs}) < len(runs):
         raise InvalidInput("run", str(runs[0].id), "each run once")
-    for run in runs:
-        if run.status in ("pending", "running"):
-            raise Conflict(f"run {run.id} is {run.status}: only a run that has ended can be compared")
     first = runs[0]
     for run in runs[1:]:
         if run.provenance["dataset"]["content_hash"] != first.provenance["dataset"]["content_hash"]:
@@ -120,33 +126,64 @@ def _short(value: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {each}" for key, each in sorted(value.items())) or "none"
 
 
-def load(
-    session: Session, runs: Sequence[EvaluationRun], wanted: Sequence[Comparable]
-) -> tuple[Items, dict[str, list[System]]]:
-    """The items that all runs asked, and each metric's systems over them, named by run id.
+Taken = Mapping[uuid.UUID, npt.NDArray[np.int64]]
+"""By run, the indices of the test cases of which it is compared."""
+
+
+def asked_by_all(runs: Sequence[EvaluationRun]) -> Taken:
+    """The test cases that every run has asked, for each of them. Raises Conflict when there are none."""
+    asked = [
+        asked_order(run.dataset.total_test_cases, run.total_test_cases, run.evaluation_config.get("order_seed"))
+        for run in runs
+    ]
+    common = reduce(np.intersect1d, asked)
+    if not len(common):
+        raise Conflict("the runs are samples without a test case in common")
+    return {run.id: common for run in runs}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a comparison works on. systems: by metric, named by run id. coverage: by metric and run, the share of the
+    test cases taken of it that have a score."""
+
+    items: Items
+    systems: dict[str, list[System]]
+    coverage: dict[str, dict[str, float]]
+
+
+def load(session: Session, runs: Sequence[EvaluationRun], wanted: Sequence[Comparable], taken: Taken) -> Loaded:
+    """Each metric's systems over the items that are taken of any run.
 
     Every row is read once; of it stay a number for each metric (a corpus metric's statistics) and the cluster.
     """
-    total = min(run.total_test_cases for run in runs)
+    indices = reduce(np.union1d, taken.values())
     codes: dict[str, int] = {}
-    clusters = np.full(total, NO_CLUSTER, dtype=np.int64)
+    clusters = np.full(len(indices), NO_CLUSTER, dtype=np.int64)
     systems: dict[str, list[System]] = {each.metric.name: [] for each in wanted}
+    coverage: dict[str, dict[str, float]] = {each.metric.name: {} for each in wanted}
     models = Counter(run.model.name for run in runs)
     labels = {r.id: r.model.name if models[r.model.name] == 1 else f"{r.model.name} {str(r.id)[:13]}" for r in runs}
     for run in runs:
-        columns = _Columns(total, wanted)
-        for row in _rows(session, run.id, total, wanted):
-            index, cluster = row[0], row[1]
+        columns = _Columns(len(indices), wanted)
+        own = taken[run.id]
+        position = dict(zip(own.tolist(), np.searchsorted(indices, own).tolist(), strict=True))
+        for row in _rows(session, run.id, wanted):
+            at, cluster = position.get(row[0]), row[1]
+            if at is None:
+                continue
             if cluster is not None:
-                clusters[index] = codes.setdefault(cluster, len(codes))
-            columns.put(index, row[2:])
+                clusters[at] = codes.setdefault(cluster, len(codes))
+            columns.put(at, row[2:])
         for each in wanted:
-            systems[each.metric.name].append(columns.system(run, labels[run.id], each))
+            system = columns.system(run, labels[run.id], each)
+            systems[each.metric.name].append(system)
+            coverage[each.metric.name][system.name] = float(system.scored.sum() / max(len(own), 1))
     sampled = any(run.provenance["epochs"] > 1 for run in runs)
-    return Items(np.arange(total), dependent(clusters, NO_CLUSTER), sampled), systems
+    return Loaded(Items(indices, dependent(clusters, NO_CLUSTER), sampled), systems, coverage)
 
 
-def _rows(session: Session, run_id: uuid.UUID, total: int, wanted: Sequence[Comparable]) -> Iterable[Sequence[Any]]:
+def _rows(session: Session, run_id: uuid.UUID, wanted: Sequence[Comparable]) -> Iterable[Sequence[Any]]:
     columns: list[Any] = [EvaluationResult.test_case_index, EvaluationResult.cluster]
     for each in wanted:
         name = each.metric.name
@@ -155,11 +192,7 @@ def _rows(session: Session, run_id: uuid.UUID, total: int, wanted: Sequence[Comp
         columns.append(EvaluationResult.metrics[name].astext.cast(Float))
     query = (
         select(*columns)
-        .where(
-            EvaluationResult.evaluation_run_id == run_id,
-            EvaluationResult.test_case_index < total,
-            EvaluationResult.success,
-        )
+        .where(EvaluationResult.evaluation_run_id == run_id, EvaluationResult.success)
         .execution_options(yield_per=ROWS)
     )
     yield from session.execute(query)

@@ -1,4 +1,7 @@
-"""`/v1/comparisons` of stored runs; `/v1/ab-tests`, `/v1/experiments`: drafts of comparisons, and their results."""
+"""`/v1/comparisons` of stored runs, `/v1/ab-tests` that make and judge runs, `/v1/experiments`: drafts so far.
+
+What brings statsmodels is imported where it is needed: it takes a second that no other route shall wait for.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
 from evalservice.comparisons import service
+from evalservice.comparisons.ab_schemas import ABTestChanges, ABTestRead, NewABTest
 from evalservice.comparisons.schemas import (
-    ABTestChanges,
-    ABTestRead,
     ComparisonRead,
     ExperimentChanges,
     ExperimentRead,
     ExperimentRunRead,
-    NewABTest,
     NewExperiment,
 )
-from evalservice.errors import NotFound
+from evalservice.errors import InvalidInput, NotFound
 from evalservice.runs.service import get_run
-from evalservice.tables import ABTest, Experiment, ExperimentRun
+from evalservice.tables import AB_TEST_STATUSES, ABTest, ABTestRun, EvaluationRun, Experiment, ExperimentRun
 from evalservice.web.context import Context, Reader, TenantRoute, Writer
 from evalservice.web.idempotency import Idempotent
 from evalservice.web.pages import Filter, Page, Paging, page_of
@@ -30,6 +31,11 @@ from evalservice.web.pages import Filter, Page, Paging, page_of
 comparisons = APIRouter(prefix="/comparisons", tags=["comparisons"], route_class=TenantRoute)
 ab_tests = APIRouter(prefix="/ab-tests", tags=["ab-tests"], route_class=TenantRoute)
 experiments = APIRouter(prefix="/experiments", tags=["experiments"], route_class=TenantRoute)
+
+_RUNS = (
+    selectinload(ABTest.models),
+    selectinload(ABTest.runs).joinedload(ABTestRun.evaluation_run).joinedload(EvaluationRun.model),
+)
 
 
 def _get(context: Context, kind: type[Any], row_id: uuid.UUID, field: str) -> Any:
@@ -53,7 +59,6 @@ def compare_runs(
     seed: Annotated[int, Query(ge=0, lt=2**32, description="Of permutations and resamples.")] = 0,
 ) -> Response:
     """Compare runs of the same test cases: values, differences, tests, and a verdict on each metric."""
-    # Not at the top: statsmodels takes a second that no other route shall wait for.
     from evalservice.comparisons.comparing import Asked
     from evalservice.comparisons.comparing import compare_runs as compared
     from evalservice.comparisons.designs import Rules
@@ -65,20 +70,25 @@ def compare_runs(
 
 
 @ab_tests.get("", response_model=Page[ABTestRead])
-def list_ab_tests(context: Reader, paging: Paging, status: Filter = None) -> Response:
+def list_ab_tests(context: Reader, paging: Paging, status: Filter = None, name: Filter = None) -> Response:
     """The A/B tests, the newest first."""
-    query = select(ABTest).options(selectinload(ABTest.models))
-    query = query if status is None else query.where(ABTest.status == status)
+    query = select(ABTest).options(*_RUNS)
+    if status is not None:
+        if status not in AB_TEST_STATUSES:
+            raise InvalidInput("status", status, f"accepted are {', '.join(AB_TEST_STATUSES)}")
+        query = query.where(ABTest.status == status)
+    query = query if name is None else query.where(ABTest.name == name)
     sorts = {"created_at": ABTest.created_at}
     return context.reply(page_of(context.session, query, paging, sorts, ABTest.id, ABTestRead.of))
 
 
 @ab_tests.post("", status_code=201, response_model=ABTestRead)
 def create_ab_test(context: Writer, new: NewABTest, once: Idempotent) -> Response:
-    """Make a draft of an A/B test."""
+    """Make a draft of an A/B test: its design is checked against the benchmark, and its plan says what it may cost."""
+    from evalservice.comparisons.ab_tests import create_ab_test as create
 
     def work() -> Response:
-        row = service.create_ab_test(context.session, context.organization_id, new, user_id=context.caller.user_id)
+        row = create(context.session, context.organization_id, new, user_id=context.caller.user_id)
         return context.created(ABTestRead.of(row), row.id)
 
     return once.answer(context, work)
@@ -86,24 +96,45 @@ def create_ab_test(context: Writer, new: NewABTest, once: Idempotent) -> Respons
 
 @ab_tests.get("/{ab_test_id}", response_model=ABTestRead)
 def read_ab_test(context: Reader, ab_test_id: uuid.UUID) -> Response:
-    """An A/B test."""
+    """An A/B test; while it runs, how far it is and what it has found so far."""
     return context.reply(ABTestRead.of(_get(context, ABTest, ab_test_id, "ab_test")))
 
 
 @ab_tests.patch("/{ab_test_id}", response_model=ABTestRead)
 def change_ab_test(context: Writer, ab_test_id: uuid.UUID, changes: ABTestChanges) -> Response:
-    """Change an A/B test."""
+    """Change an A/B test; the design only while it is a draft."""
+    from evalservice.comparisons.ab_tests import change_ab_test as change
+
     row = service.locked(context.session, ABTest, ab_test_id, "ab_test")
     context.check_unchanged(ABTestRead.of(row))
-    service.change(context.session, row, changes.model_dump(include=changes.model_fields_set))
+    change(context.session, row, changes)
     return context.reply(ABTestRead.of(row))
+
+
+@ab_tests.post("/{ab_test_id}/start", response_model=ABTestRead)
+def start_ab_test(context: Writer, ab_test_id: uuid.UUID, once: Idempotent) -> Response:
+    """Start a draft, or go on with a test that has failed: every model gets its run, shared or new.
+
+    A test that runs already is left alone.
+    """
+    from evalservice.comparisons.ab_tests import start_ab_test as start
+
+    def work() -> Response:
+        row = service.locked(context.session, ABTest, ab_test_id, "ab_test")
+        wiring, user = context.wiring, context.caller.user_id
+        start(context.session, row, user_id=user, check=wiring.check_run, on_run=wiring.on_run)
+        return context.reply(ABTestRead.of(row))
+
+    return once.answer(context, work)
 
 
 @ab_tests.post("/{ab_test_id}/cancel", response_model=ABTestRead)
 def cancel_ab_test(context: Writer, ab_test_id: uuid.UUID) -> Response:
-    """Cancel an A/B test that has not ended."""
+    """Cancel an A/B test that has not ended, and the runs that it has made."""
+    from evalservice.comparisons.ab_tests import cancel_ab_test as cancel
+
     row = service.locked(context.session, ABTest, ab_test_id, "ab_test")
-    service.cancel_ab_test(context.session, row)
+    cancel(context.session, row)
     return context.reply(ABTestRead.of(row))
 
 

@@ -1,79 +1,21 @@
-"""What the API takes and gives about comparisons, A/B tests and experiments."""
+"""What the API takes and gives about comparisons and experiments; about A/B tests: `ab_schemas`."""
 
 from __future__ import annotations
 
 import uuid
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from evalservice.tables import ABTest, Experiment, ExperimentRun
-from evalservice.web.fields import JsonObject, Name, Reference, Tag, Text, columns
+from evalservice.tables import Experiment, ExperimentRun
+from evalservice.web.fields import JsonObject, Name, Tag, Text, columns
 
 Gate = Literal["go", "no_go", "inconclusive"]
-Significance = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _Given(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NewABTest(_Given):
-    """Two or more models on one benchmark, paired by test case."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [{"name": "mini against large", "benchmark": "gsm8k", "models": ["mini", "large"]}]
-        },
-    )
-
-    name: Name
-    benchmark: Reference
-    models: Annotated[tuple[Reference, ...], Field(min_length=2, max_length=100)]
-    description: Text = ""
-    significance_level: Significance = 0.05
-    test_config: JsonObject = {}
-    """Kept beside the benchmark, which is always named in it."""
-    metadata: JsonObject = {}
-
-
-class ABTestChanges(_Given):
-    """What may change; the significance level and the configuration only while it is a draft."""
-
-    name: Name | None = None
-    description: Text | None = None
-    metadata: JsonObject | None = None
-    significance_level: Significance | None = None
-    test_config: JsonObject | None = None
-
-
-class ABTestRead(BaseModel):
-    """An A/B test and, once it has ended, what it found."""
-
-    id: uuid.UUID
-    name: str
-    description: str
-    status: str
-    dataset_id: uuid.UUID
-    models: list[uuid.UUID]
-    test_config: dict[str, Any]
-    significance_level: float
-    results: dict[str, Any]
-    winner_model_id: uuid.UUID | None
-    started_at: datetime | None
-    completed_at: datetime | None
-    duration_seconds: float | None
-    metadata: dict[str, Any]
-    created_at: datetime
-    updated_at: datetime
-
-    @classmethod
-    def of(cls, row: ABTest) -> Self:
-        """From the table."""
-        own: dict[str, Any] = {"models": sorted(model.id for model in row.models), "metadata": row.metadata_}
-        return cls(**columns(row, cls, *own), **own)
 
 
 class NewExperiment(_Given):
@@ -161,8 +103,17 @@ class ExperimentRunRead(BaseModel):
         return cls(**columns(row, cls))
 
 
+class RetestRead(BaseModel):
+    """What measuring the same configuration again gave: `repeats` other runs, the standard deviation of the value over
+    all of them, and the share of test cases that scored differently."""
+
+    repeats: int
+    stderr: float
+    changed: float
+
+
 class SystemRead(BaseModel):
-    """A run's own value on a metric, over the test cases that are compared."""
+    """A run's own value on a metric, over the test cases that are compared. retest: null unless it was repeated."""
 
     model: str
     value: float | None
@@ -172,6 +123,7 @@ class SystemRead(BaseModel):
     n: int
     coverage: float
     rank: int
+    retest: RetestRead | None
 
 
 class PairRead(BaseModel):
@@ -179,7 +131,8 @@ class PairRead(BaseModel):
 
     wins_a, wins_b: test cases on which the one is better, the metric's direction considered. simultaneous_*: the
     interval at 1 - alpha / pairs. noticeable: the least difference that so many test cases would show. needed: further
-    test cases to show the one that was seen. won_items, lost_items: some of the test cases that decide.
+    test cases to show the one that was seen. won_items, lost_items: some of the test cases that decide. retest_stderr:
+    how far the difference moves when both are only measured again; null unless both were repeated.
     """
 
     run_a: uuid.UUID
@@ -204,6 +157,7 @@ class PairRead(BaseModel):
     also: dict[str, float | None]
     won_items: list[int]
     lost_items: list[int]
+    retest_stderr: float | None
 
 
 class MetricRead(BaseModel):

@@ -29,6 +29,7 @@ class ExportedRun:
     criteria: Mapping[str, JSON]
     results: Mapping[str, Mapping[str, Any]]
     config: Mapping[str, Any]
+    evaluation_config: Mapping[str, Any]
     version: str
     created_at: datetime
     completed_at: datetime | None
@@ -57,6 +58,7 @@ def exported_run(run: EvaluationRun) -> ExportedRun:
         criteria=run.provenance["criteria"],
         results=run.aggregated_results,
         config=run.provenance["config"],
+        evaluation_config=run.evaluation_config,
         version=version("evalservice"),
         created_at=run.created_at,
         completed_at=run.completed_at,

@@ -138,9 +138,9 @@ def _import_run(importer: Importer, log: LogFiles, run: LogRun, asked: Asked, so
     places: list[int] | None = None
     if dataset is not None:
         matcher = Matcher(dataset.name, open_snapshot(dataset.snapshot_uri))
-        places = matcher.places(
-            checks.passed(run.items()), same_content=bool(run.content_hash) and run.content_hash == dataset.content_hash
-        )
+        same_content = bool(run.content_hash) and run.content_hash == dataset.content_hash
+        order_seed = run.order_seed if same_content else None
+        places = matcher.places(checks.passed(run.items()), same_content=same_content, order_seed=order_seed)
     else:
         stored = _snapshot(importer, log, run, checks)
         wanted = asked.dataset or run.dataset or run.task

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evalservice.catalog.blocks import Block, read_block
+from evalservice.catalog.blocks import Block, asked_order, read_block
 from evalservice.catalog.snapshots import GROUP_ROWS, Snapshot
 from evalservice.errors import Conflict
 from evalservice.interchange.records import LogItem
@@ -40,8 +40,9 @@ class Matcher:
             if case.id:
                 self._by_id[case.id] = case.index
 
-    def places(self, items: Iterator[LogItem], *, same_content: bool) -> list[int]:
+    def places(self, items: Iterator[LogItem], *, same_content: bool, order_seed: int | None = None) -> list[int]:
         """Each item's place, in the items' order. same_content: the log says that it measured this very snapshot.
+        order_seed: of the order in which a run of ours asked.
 
         Raises Conflict for an item that is none of the dataset's, for two of one place, and for a gap.
         """
@@ -54,7 +55,8 @@ class Matcher:
                     "it without --dataset and --benchmark, and it gets a dataset of its own"
                 )
             found.append(place)
-        if sorted(found) != list(range(len(found))):
+        whole = self.snapshot.total
+        if len(found) > whole or sorted(found) != sorted(asked_order(whole, len(found), order_seed)):
             raise Conflict(
                 f"dataset: the log's {len(found)} items are not the first of the {self.snapshot.total} test cases of "
                 f"{self.dataset!r}, each once: import it without --dataset and --benchmark"

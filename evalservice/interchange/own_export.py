@@ -56,6 +56,7 @@ class _About(LogShape):
     criteria: dict[str, Any]
     aggregated_results: dict[str, dict[str, Any]]
     config: dict[str, Any] = Field(default_factory=dict)
+    evaluation_config: dict[str, Any] = Field(default_factory=dict)
     version: str = ""
 
 
@@ -121,10 +122,15 @@ def _run(log: LogFiles, file_format: str, about: _About | None) -> LogRun:
         tool_version=about.version,
         dataset=about.dataset.get("name", ""),
         content_hash=about.dataset.get("content_hash", ""),
+        order_seed=_seed(about.evaluation_config.get("order_seed")),
         criteria=about.criteria,
         config=about.config,
         stated={name: value for name, value in values.items() if value is not None},
     )
+
+
+def _seed(value: Any) -> int | None:
+    return value if isinstance(value, int) and 0 <= value < 2**32 else None
 
 
 def _rows(log: LogFiles, file_format: str) -> Iterator[_Row]:

@@ -84,8 +84,8 @@ class LogRun:
     measure: tool, task and the task's version: what two values must share to be compared.
     stated: the log's own aggregates, by our names of the metrics. contradictions: what a reader has found already.
     config: how the model was asked, by our names. settings: the rest, for the record. notes: what was left out.
-    content_hash: of the dataset, where the log knows it. criteria: how our own runs are scored, where the log is one of
-    ours; else the metrics stand for themselves.
+    content_hash: of the dataset, where the log knows it. order_seed: of a run of ours that asked a random sample.
+    criteria: how our own runs are scored, where the log is one of ours; else the metrics stand for themselves.
     """
 
     task: str
@@ -100,6 +100,7 @@ class LogRun:
     notes: tuple[str, ...] = ()
     dataset: str = ""
     content_hash: str = ""
+    order_seed: int | None = None
     epochs: int = 1
     config: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, JSON] = field(default_factory=dict)

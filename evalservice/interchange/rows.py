@@ -91,6 +91,7 @@ def _about(run: ExportedRun) -> dict[str, Any]:
         "dataset": dict(run.dataset),
         "criteria": run.criteria,
         "config": run.config,
+        "evaluation_config": run.evaluation_config,
         "aggregated_results": run.results,
     }
 

@@ -197,7 +197,9 @@ def new_run(
 ) -> EvaluationRun:
     """The run's row, completed, before its results. When it was measured is when the log says it was."""
     config, rest = _config(run.config)
-    limit = total if total < target.dataset.total_test_cases else None
+    evaluation_config = {"limit": total} if total < target.dataset.total_test_cases else {}
+    if evaluation_config and run.order_seed is not None and run.content_hash == target.dataset.content_hash:
+        evaluation_config["order_seed"] = run.order_seed
     settings = orjson.loads(dump({**run.settings, **rest}))
     imported = {
         **about,
@@ -237,8 +239,8 @@ def new_run(
         benchmark_id=target.benchmark.id,
         dataset_id=target.dataset.id,
         model_config=config,
-        evaluation_config={} if limit is None else {"limit": limit},
-        configuration_hash=configuration_hash(provenance, limit),
+        evaluation_config=evaluation_config,
+        configuration_hash=configuration_hash(provenance, evaluation_config),
         provenance=provenance,
         status="completed",
         total_test_cases=total,

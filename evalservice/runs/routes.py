@@ -8,7 +8,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Literal
 
-import anyio.to_thread
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy import select
@@ -193,7 +192,7 @@ async def _events(door: Door, run_id: uuid.UUID) -> AsyncIterator[str]:
     last, spoke = "", time.monotonic()
     while True:
         try:
-            now = await anyio.to_thread.run_sync(_progress, door, run_id)
+            now = await door.wiring.in_thread(_progress, door, run_id)
         except DatabaseUnavailable:
             await asyncio.sleep(POLL_SECONDS * 4)
             continue

@@ -25,7 +25,8 @@ PACKAGES = ("evalservice", "ray", "pyreqwest", "sacrebleu", "rouge-score", "vllm
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """What a run is asked to be. `limit`: only the first so many test cases. `priority`: higher is claimed earlier."""
+    """What a run is asked to be. `limit`: only the first so many test cases. `order_seed`: they are asked in the random
+    order of this seed, so that a limit is a random sample. `priority`: higher is claimed earlier."""
 
     model: Model
     benchmark: BenchmarkSuite
@@ -34,6 +35,12 @@ class NewRun:
     max_concurrency: int | None = None
     name: str = ""
     priority: int = 0
+    order_seed: int | None = None
+
+    def evaluation_config(self) -> dict[str, Any]:
+        """What the run's row keeps of it: only what was given."""
+        given = {"limit": self.limit, "max_concurrency": self.max_concurrency, "order_seed": self.order_seed}
+        return {key: value for key, value in given.items() if value is not None}
 
 
 IMPORTED = "imported"
@@ -64,6 +71,7 @@ def create_run(
     """Write the run `pending`, with its provenance and configuration hash. Raises InvalidInput."""
     _check_range("limit", new.limit, 1, 2**31 - 1)
     _check_range("max_concurrency", new.max_concurrency, 1, 100_000)
+    _check_range("order_seed", new.order_seed, 0, 2**32 - 1)
     _check_range("priority", new.priority, -1_000_000, 1_000_000)
     if len(new.name) > 200:
         raise InvalidInput("name", new.name, "at most 200 characters")
@@ -73,6 +81,7 @@ def create_run(
         raise InvalidInput("benchmark", new.benchmark.name, f"its dataset {dataset.name!r} has no test cases")
     total = min(dataset.total_test_cases, new.limit or dataset.total_test_cases)
     provenance = provenance_of(new, dataset)
+    evaluation_config = new.evaluation_config()
     run = EvaluationRun(
         organization_id=organization_id,
         name=new.name,
@@ -80,12 +89,8 @@ def create_run(
         benchmark_id=new.benchmark.id,
         dataset_id=dataset.id,
         model_config=new.config.set_values(),
-        evaluation_config={
-            key: value
-            for key, value in (("limit", new.limit), ("max_concurrency", new.max_concurrency))
-            if value is not None
-        },
-        configuration_hash=configuration_hash(provenance, new.limit),
+        evaluation_config=evaluation_config,
+        configuration_hash=configuration_hash(provenance, evaluation_config),
         provenance=provenance,
         priority=new.priority,
         total_test_cases=total,
@@ -120,10 +125,13 @@ def provenance_of(new: NewRun, dataset: EvaluationDataset) -> dict[str, Any]:
     }
 
 
-def configuration_hash(provenance: Mapping[str, Any], limit: int | None) -> str:
+def configuration_hash(provenance: Mapping[str, Any], evaluation_config: Mapping[str, Any]) -> str:
     """SHA-256 over what decides a run's results: two runs with the same hash measured the same thing the same way."""
     decisive = {key: value for key, value in provenance.items() if key not in ("packages", "benchmark", "dataset")}
+    limit = evaluation_config.get("limit")
     decisive |= {"limit": limit, "content_hash": provenance["dataset"]["content_hash"]}
+    if limit is not None and "order_seed" in evaluation_config:  # the order of all test cases decides nothing
+        decisive["order_seed"] = evaluation_config["order_seed"]
     model = {key: value for key, value in provenance["model"].items() if key not in ("name", "version")}
     return hashlib.sha256(orjson.dumps({**decisive, "model": model}, option=orjson.OPT_SORT_KEYS)).hexdigest()
 

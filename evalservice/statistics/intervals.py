@@ -20,7 +20,8 @@ from scipy import stats
 from evalservice.statistics.clusters import cluster_sums
 
 Method = Literal[
-    "t", "wilson", "clopper_pearson", "clustered_t", "bootstrap", "tango", "newcombe", "bca", "confidence_sequence"
+    "t", "wilson", "clopper_pearson", "clustered_t", "bootstrap", "tango", "newcombe", "bca", "confidence_sequence",
+    "e_process"
 ]  # fmt: skip
 Values = Sequence[float] | npt.NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+from scipy import optimize, special
 
 from evalservice.statistics.intervals import Interval, check_level
 
@@ -65,6 +65,60 @@ def log_e_value(
     one = special.betaln(b + prior.alpha, c + prior.beta) - base
     other = special.betaln(b + prior.beta, c + prior.alpha) - base
     return np.asarray((b + c) * math.log(2) + np.logaddexp(one, other) - math.log(2))
+
+
+def share_interval(first_only: int, second_only: int, level: float = 0.95, prior: Prior = UNIFORM) -> Interval:
+    """The first system's share of the discordant pairs, with bounds that hold at every look.
+
+    They are the shares that the e-process does not reject: the likelihood of the share times 1/(1 - level) is above the
+    mixture's (Robbins 1970, Ann. Math. Statist. 41:1397). So 1/2 lies outside as long as the e-value is at least that.
+    """
+    check_level(level)
+    b, c = first_only, second_only
+    n = b + c
+    if not n:
+        return Interval(None, None, None, None, 0, "e_process")
+    least = float(log_e_value(b, c, prior)) - n * math.log(2) + math.log(1 - level)
+
+    def above(share: float) -> float:
+        return float(special.xlogy(b, share) + special.xlog1py(c, -share)) - least
+
+    best, edge = b / n, 1e-12
+    low = optimize.brentq(above, edge, best) if b and above(edge) < 0 else 0.0
+    high = optimize.brentq(above, best, 1 - edge) if c and above(1 - edge) < 0 else 1.0
+    return Interval(best, None, float(low), float(high), n, "e_process")
+
+
+@dataclass(slots=True)
+class BettingProcess:
+    """An e-process against a mean of 0 of values in [-bound, bound]: a gambler bets on their sign before each.
+
+    The bet is Waudby-Smith and Ramdas's (2024, JRSS-B 86:1, appendix B.3) approximation of the one that grows the
+    fastest, mean over second moment of the values before it, both shrunk as if one value had been seen, and at most
+    half of what would ruin the gambler.
+    """
+
+    bound: float = 1.0
+    n: int = 0
+    log_e: float = 0.0
+    balance: float = 0.0
+    """The sum of the values so far, in bounds."""
+    _squares: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bound < math.inf:
+            raise ValueError(f"values up to {self.bound}")
+
+    def add(self, value: float) -> None:
+        """One more value, in the order in which they came. Raises ValueError for one outside the range."""
+        if not abs(value) <= self.bound:
+            raise ValueError(f"{value} is not between ±{self.bound}")
+        x = value / self.bound
+        bet = max(-0.5, min(0.5, self.balance / self._squares))
+        self.log_e += math.log1p(bet * x)
+        self.n += 1
+        self.balance += x
+        self._squares += x * x
 
 
 @dataclass(slots=True)

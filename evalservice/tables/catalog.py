@@ -5,10 +5,11 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, String, Text, UniqueConstraint, Uuid
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy import ARRAY, CheckConstraint, ForeignKey, String, Text, UniqueConstraint, Uuid, func, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by, array
+from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from evalservice.tables.base import (
     Base,
@@ -133,6 +134,10 @@ class Model(Identified, Owned, Timestamps, Base):
     input_price_per_million: Mapped[Decimal | None] = maybe_money()
     output_price_per_million: Mapped[Decimal | None] = maybe_money()
 
+    if TYPE_CHECKING:
+        capability_names: Mapped[list[str]]
+        """Sorted. Read with the model: what models are asked for most needs no second query."""
+
     organization: Mapped[Organization] = relationship()
     parent_model: Mapped[Model | None] = relationship(
         primaryjoin="Model.parent_model_id == remote(Model.id)", foreign_keys="Model.parent_model_id"
@@ -147,6 +152,19 @@ class Model(Identified, Owned, Timestamps, Base):
         back_populates="models",
         viewonly=True,
     )
+
+
+Model.capability_names = column_property(
+    select(
+        func.coalesce(
+            func.array_agg(aggregate_order_by(ModelCapability.name, ModelCapability.name), type_=ARRAY(String)),
+            array([], type_=String),
+        )
+    )
+    .where(ModelCapabilityLink.model_id == Model.id, ModelCapability.id == ModelCapabilityLink.capability_id)
+    .correlate(Model.__table__)
+    .scalar_subquery()
+)
 
 
 class EvaluationDataset(Identified, Owned, CreatedBy, Timestamps, Base):

@@ -75,6 +75,12 @@ class ABTest(Identified, Owned, CreatedBy, Timestamps, Base):
         viewonly=True,
         backref=backref("ab_tests", viewonly=True),
     )
+    runs: Mapped[list[ABTestRun]] = relationship(
+        primaryjoin="ABTest.id == ABTestRun.ab_test_id",
+        foreign_keys="ABTestRun.ab_test_id",
+        viewonly=True,
+        order_by="ABTestRun.created_at, ABTestRun.evaluation_run_id",
+    )
 
 
 class ABTestModel(Base):

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import anyio.to_thread
 from fastapi import Depends, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -41,6 +41,8 @@ Authenticate = Callable[[Session, str], Caller]
 CheckRun = Callable[[Model, BenchmarkSuite, ModelConfig], None]
 OnRun = Callable[[Session, EvaluationRun], None]
 Readiness = Callable[[], Mapping[str, str]]
+InThread = Callable[..., Awaitable[Any]]
+"""Calls a function that waits, with its arguments and the caller's context variables, in a thread."""
 OnRequest = Callable[[str, str, int, float], None]
 """Is told of each answer: method, route (its template), status, and the seconds until it began."""
 
@@ -63,8 +65,9 @@ class Wiring:
 
     platforms: those whose models this installation can call. check_run: raises for a run that could not work here.
     on_run: is told of a new run in the transaction that makes it, and may claim it. readiness: part → "" when it works,
-    else what is wrong. on_request: counts answers. private_addresses: whether models may live on loopback and private
-    networks. local_files: whether `file_path` is a path of this machine, for who may read its files anyway.
+    else what is wrong. on_request: counts answers. in_thread: where routes run. private_addresses: whether models may
+    live on loopback and private networks. local_files: whether `file_path` is a path of this machine, for who may read
+    its files anyway.
     """
 
     engine: Engine
@@ -75,6 +78,7 @@ class Wiring:
     on_run: OnRun = _left_to_supervisors
     readiness: Readiness = _nothing_else_to_check
     on_request: OnRequest = _nobody_counts
+    in_thread: InThread = anyio.to_thread.run_sync
     private_addresses: bool = True
     local_files: bool = False
     max_upload_bytes: int = 64 << 30
@@ -204,7 +208,7 @@ class TenantRoute(APIRoute):
                 for dependency in self.dependant.dependencies:
                     if dependency.name == "context" and dependency.call is not None:
                         door = await dependency.call(request, await _bearer(request))
-                        await run_in_threadpool(_knock, door)
+                        await door.wiring.in_thread(_knock, door)
                 raise
 
         return known
@@ -219,9 +223,13 @@ def _opened(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     if "context" not in inspect.signature(endpoint).parameters or hasattr(endpoint, "__wrapped__"):
         return endpoint  # it streams, or is included in another router
 
-    @functools.wraps(endpoint)
-    def inside(**given: Any) -> Any:
-        with given.pop("context").context() as context:
+    def opened(door: Door, given: dict[str, Any]) -> Any:
+        with door.context() as context:
             return endpoint(context=context, **given)
+
+    @functools.wraps(endpoint)
+    async def inside(**given: Any) -> Any:
+        door = given.pop("context")
+        return await door.wiring.in_thread(opened, door, given)
 
     return inside

@@ -47,9 +47,10 @@ class Bench:
         clusters: Sequence[str | None] | None = None,
         statistics: Sequence[Sequence[float]] | None = None,
         status: str = "completed",
+        model: str | None = None,
     ) -> str:
         """A run with these values, None where the model gave no answer."""
-        model = a_model(self.client)["name"]
+        model = model or a_model(self.client)["name"]
         run = created(self.client, "/v1/evaluation-runs", {"model": model, "benchmark": benchmark})
         organization = str(self.served.mine.organization)
         with psycopg.connect(self.served.database) as connection:
@@ -200,7 +201,10 @@ def test_the_command_line_shows_it_and_its_exit_code_is_the_gate(
     good, bad = bench.run(benchmark, right(0.9, 1)), bench.run(benchmark, right(0.6, 2))
     environment = {"EVALSERVICE_URL": served.url, "EVALSERVICE_API_KEY": served.mine.keys["viewer"]}
     cli = Cli(evalservice_home, environment)
+    model = bench.client.get(f"/v1/evaluation-runs/{good}").json()["model"]
+    bench.run(benchmark, right(0.9, 4), model=model)
     shown = cli("compare", good, bad, "--gate")
+    assert "was measured again once: the value moved by" in shown.out
     assert (shown.code, "is better than" in shown.out, "gate (exact_match): go" in shown.out) == (0, True, True)
     found = cli("compare", bad, good, "--gate", "--json", "--metric", "exact_match")
     assert (found.code, found.json()["metrics"]["exact_match"]["winner"]) == (1, good)
@@ -213,3 +217,22 @@ def test_anothers_run_does_not_exist(bench: Bench, served: Served) -> None:
     runs = [bench.run(benchmark, right(0.8, seed)) for seed in (1, 2)]
     with served.client(served.theirs) as them:
         assert them.get("/v1/comparisons", params={"run": runs}).status_code == 404
+
+
+def test_a_configuration_measured_again_shows_its_noise_beside_the_difference(bench: Bench) -> None:
+    benchmark = bench.benchmark(bench.dataset())
+    model, rival = (a_model(bench.client)["name"] for _ in range(2))
+    first, second = right(0.8, 1), right(0.8, 1)
+    second[:40] = [1.0 - value for value in second[:40]]  # a tenth of the test cases scored differently
+    run = bench.run(benchmark, first, model=model)
+    bench.run(benchmark, second, model=model)
+    other = bench.run(benchmark, right(0.7, 3), model=rival)
+    metric = bench.compared(run, other)["metrics"]["exact_match"]
+    retest = metric["runs"][run]["retest"]
+    assert (retest["repeats"], retest["changed"]) == (1, pytest.approx(0.1))
+    assert retest["stderr"] == pytest.approx(abs(sum(first) - sum(second)) / N / 2**0.5)
+    assert metric["runs"][other]["retest"] is None
+    assert metric["pairs"][0]["retest_stderr"] is None  # of the other's nothing is known
+    bench.run(benchmark, right(0.7, 3), model=rival)
+    [pair] = bench.compared(run, other)["metrics"]["exact_match"]["pairs"]
+    assert pair["retest_stderr"] == pytest.approx(retest["stderr"])

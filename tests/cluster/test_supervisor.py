@@ -22,7 +22,7 @@ from evalservice.runs.queue import request_resume
 from evalservice.settings import Settings
 from tests.conftest import ROOT, Bench, clean_environment, kill_family, new_home, opened_bench, wait_until
 from tests.postgres import fresh_database
-from tests.provider import RunningProvider
+from tests.provider import RunningProvider, running_provider
 from tests.ray_head import RayHead, ray_head
 
 COUNT = 60
@@ -30,11 +30,13 @@ RECORDS = [{"input": f"What is {n} + {7 * n}?", "expected_output": str(8 * n)} f
 SUPERVISOR = """
 import logging, signal, sys, threading
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+from cluster.abtests import TURN_SECONDS, take_turns
 from cluster.runtime import open_platform, read_settings, start_ray
 from cluster.supervisor import Supervisor
 with open_platform(read_settings()) as platform:
     start_ray(platform.settings)
     supervisor = Supervisor(platform)
+    supervisor.every(TURN_SECONDS, lambda: take_turns(platform))
     supervisor.start()
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
@@ -146,6 +148,25 @@ def test_a_run_is_a_job_with_its_names_and_its_log_and_survives_the_death_of_dri
     assert sent <= COUNT + 2 * 4 + 4  # nothing that was stored is asked again
 
 
+def test_a_driver_joins_its_supervisors_cluster_whichever_was_last_started_on_the_machine(
+    cluster: Cluster, provider: RunningProvider
+) -> None:
+    provider.control(latency=0.01)
+    last_started = cluster.head.logs / "ray_current_cluster"
+    last_started.write_text("127.0.0.1:9")
+    try:
+        [run_id] = cluster.submit(provider)
+        with cluster.supervisor():
+            assert cluster.ended(run_id)["status"] == "completed"
+    finally:
+        last_started.write_text(cluster.head.address)
+
+
+def test_a_driver_that_does_not_reach_ray_in_time_ends_so_that_the_run_is_started_again() -> None:
+    waits = "import time; from cluster.job import under_way_within\nwith under_way_within(0.5): time.sleep(60)"
+    assert subprocess.run([sys.executable, "-c", waits], cwd=ROOT, timeout=30, check=False).returncode == 1
+
+
 def test_a_job_that_is_stopped_in_the_dashboard_fails_its_run_and_the_run_can_be_resumed(
     cluster: Cluster, provider: RunningProvider
 ) -> None:
@@ -209,6 +230,38 @@ def test_runs_that_are_given_back_with_their_jobs_go_on_under_the_next_superviso
         ended = cluster.ended(run_id)
     assert (left["status"], left["lease_owner"]) == ("running", None)
     assert (ended["status"], ended["orphaned"], ended["completed_test_cases"]) == ("completed", 0, COUNT)
+
+
+def test_an_ab_test_whose_supervisor_is_killed_between_two_looks_is_decided_by_the_next(
+    cluster: Cluster, provider: RunningProvider
+) -> None:
+    with running_provider("--wrong", "0.4", "--latency", "1.0") as worse:
+        provider.control(latency=1.0)
+        bench = cluster.bench
+        models = [bench.model(each.url) for each in (provider, worse)]
+        records = [{"input": f"What is {n} + {3 * n}?", "expected_output": str(4 * n)} for n in range(1000)]
+        config = {"design": "sequential", "max_concurrency": 4}
+        body = {"name": "t", "benchmark": bench.benchmark(records), "models": models, "test_config": config}
+        test = bench.client.post("/v1/ab-tests", body)
+        bench.client.post(f"/v1/ab-tests/{test['id']}/start")
+
+        def looked() -> dict[str, Any]:
+            found: dict[str, Any] = bench.client.get(f"/v1/ab-tests/{test['id']}")
+            return found
+
+        with cluster.supervisor() as first:
+            slowly(lambda: looked()["results"]["test_cases"] > 0, 90, what="the first look")
+            kill_family(first)
+        before = looked()
+        with cluster.supervisor():
+            slowly(lambda: looked()["status"] != "running", 90, what="the end of the test")
+    ended = looked()
+    results = ended["results"]
+    assert before["status"] == "running"
+    assert (ended["status"], results["verdict"], results["leaders"]) == ("completed", "winner", ended["models"][:1])
+    assert {run["status"] for run in ended["runs"]} == {"cancelled"}
+    assert results["calls"]["made"] < 400 < results["calls"]["saved_by_stopping"]
+    assert before["results"]["test_cases"] < results["test_cases"]
 
 
 def test_eight_runs_at_once_on_two_cpus_finish_whatever_the_number_of_supervisors(

@@ -1,29 +1,49 @@
 """The statistics of a comparison against scipy's and sacrebleu's own, on the same data and equal results.
 
-    python -m tests.perf.comparing [--items 10000] [--resamples 10000]
+    python -m tests.perf.comparing [--items 10000] [--resamples 10000] [--stored 100000]
 
 Goals: paired permutation 10 times scipy.stats.permutation_test, paired bootstrap 3 times scipy.stats.bootstrap for
-continuous metrics and 20 times for binary ones, BLEU's paired bootstrap at least as fast as sacrebleu's own.
+continuous metrics and 20 times for binary ones, BLEU's paired bootstrap at least as fast as sacrebleu's own. Then two
+stored runs are compared, by the side of a bare query that reads the same columns of the same rows once.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import psycopg
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 from scipy import stats
 
+from evalservice.comparisons.comparing import Asked, compare_runs
+from evalservice.database import driver_connection, make_engine, tenant_transaction
 from evalservice.scoring import build_scorers
 from evalservice.statistics.corpus import bootstrap_corpus_difference
 from evalservice.statistics.paired import bootstrap_differences, sign_flips_of_many
-from tests.perf.bench import table
+from evalservice.tables import DEFAULT_ORGANIZATION_ID, EvaluationRun
+from tests.perf.bench import Bench, bench, server, table
 
 METRICS = 5
+
+STORED_ROWS = """
+    INSERT INTO evaluation_results (id, organization_id, evaluation_run_id, test_case_index, success, input_data,
+                                    actual_output, metrics, score_details, latency_ms, tokens_used)
+    SELECT gen_random_uuid(), %s, %s, n, true, to_jsonb(repeat('What is asked ', 20) || n),
+           to_jsonb(repeat('What is answered ', 20) || n),
+           jsonb_build_object('numeric_match', (random() < %s)::int::float), '{}', 200, 76
+    FROM generate_series(0, %s - 1) AS n
+"""
+BARE = """
+    SELECT test_case_index, cluster, (metrics ->> 'numeric_match')::float FROM evaluation_results
+    WHERE evaluation_run_id = %s AND success
+"""
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -47,7 +67,7 @@ def permutation(columns: np.ndarray, draws: int) -> list[str]:
 
     seconds, p_values = timed(theirs)
     furthest = max(abs(ours.p_value - p) for ours, p in zip(found, p_values, strict=True))
-    assert furthest < 0.02, furthest  # other draws of the same distribution
+    assert furthest < 5 / draws**0.5, furthest  # other draws of the same distribution, and theirs doubles a tail
     return ["sign-flip permutation", f"{ours:.2f}", f"{seconds:.2f}", f"{seconds / ours:.1f}", "10"]
 
 
@@ -111,11 +131,50 @@ def _items(lines: list[str], references: list[str]) -> list[Any]:
     ]
 
 
+def stored(count: int) -> None:
+    """Two runs of `count` rows each, read and compared, against a bare read of the same columns."""
+    with bench() as opened, server(0.0) as port:
+        opened.sums("sums", 2)
+        model = opened.model(port)
+        runs = [opened.cli("run", "--model", model, "--benchmark", "sums")["id"] for _ in range(2)]
+        for run, share in zip(runs, (0.80, 0.79), strict=True):
+            _replace_rows(opened, run, share, count)
+        engine = make_engine(opened.url)
+        with tenant_transaction(engine, DEFAULT_ORGANIZATION_ID) as session:
+            connection = driver_connection(session)
+            bare, rows = timed(lambda: sum(len(connection.execute(BARE.encode(), (run,)).fetchall()) for run in runs))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with tenant_transaction(engine, DEFAULT_ORGANIZATION_ID) as session:
+            found = [session.get_one(EvaluationRun, uuid.UUID(run)) for run in runs]
+            ours, _ = timed(lambda: compare_runs(session, found, Asked()))
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        engine.dispose()
+    table(
+        f"two stored runs of {count:,} test cases",
+        ["what", "seconds", "rows per second", "ratio"],
+        [
+            ["the columns by a bare query", f"{bare:.2f}", f"{rows / bare:,.0f}", "1"],
+            ["compared", f"{ours:.2f}", f"{rows / ours:,.0f}", f"{bare / ours:.2f}"],
+            ["memory over the bare query's peak", f"{grown / 1024:.0f} MiB", "", ""],
+        ],
+    )
+
+
+def _replace_rows(opened: Bench, run: str, share: float, count: int) -> None:
+    with psycopg.connect(opened.url, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("DELETE FROM evaluation_results WHERE evaluation_run_id = %s", (run,))
+        connection.execute(STORED_ROWS.encode(), (DEFAULT_ORGANIZATION_ID, run, share, count))
+        connection.execute("UPDATE evaluation_runs SET total_test_cases = %s WHERE id = %s", (count, run))
+        connection.execute("VACUUM ANALYZE evaluation_results")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--resamples", type=int, default=10_000)
+    parser.add_argument("--stored", type=int, default=100_000)
     given = parser.parse_args(arguments)
     rng = np.random.default_rng(0)
     continuous = rng.normal(0.02, 1, size=(given.items, METRICS))
@@ -130,6 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
             bleu(2_000, 1_000),
         ],
     )
+    stored(given.stored)
 
 
 if __name__ == "__main__":
