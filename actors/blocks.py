@@ -11,7 +11,7 @@ and the scored block (`SCORED`), whose columns are those of the table `evaluatio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
@@ -21,6 +21,7 @@ import pyarrow as pa
 from uuid_utils import uuid7
 
 from evalservice.records import JSON, Completion, ItemError, TestCase
+from evalservice.storable import dump, storable_text
 
 _COMMON = [
     ("test_case_index", pa.int64()),
@@ -55,42 +56,6 @@ SCORED = pa.schema(
         ("score_details", pa.string()),
     ]
 )
-
-
-def dump(value: JSON) -> str:
-    """JSON text that Postgres can store: a NUL character, which jsonb refuses, becomes U+FFFD, a lone surrogate ?.
-
-    What is no JSON value (a scorer's details may hold anything) becomes the number or list that NumPy has for it, or
-    its text.
-    """
-    try:
-        text = orjson.dumps(value)
-    except orjson.JSONEncodeError:
-        text = b"\\u0000"
-    if b"\\u0000" in text:
-        text = orjson.dumps(_storable(value), default=str, option=orjson.OPT_SERIALIZE_NUMPY)
-    return text.decode()
-
-
-def _storable(value: JSON) -> JSON:
-    if isinstance(value, str):
-        return storable_text(value)
-    if isinstance(value, Mapping):
-        return {storable_text(str(key)): _storable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(item) for item in value]
-    return value
-
-
-def storable_text(text: str) -> str:
-    """Text without NUL characters and lone surrogates, neither of which Postgres stores."""
-    if "\x00" in text:
-        text = text.replace("\x00", "\ufffd")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text
 
 
 def generated_row(case: TestCase, messages: Sequence[Any] | None, completions: Sequence[Completion]) -> dict[str, Any]:

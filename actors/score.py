@@ -8,13 +8,14 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from actors.blocks import TO_SCORE, case_of, dump, scored_table
+from actors.blocks import TO_SCORE, case_of, scored_table
 from actors.garbage import collect_rarely
 from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.records import Completion, ItemError
 from evalservice.runs.scorers import scorers_of
 from evalservice.scoring import Item, build_extraction
 from evalservice.scoring.details import item_metrics, over_samples, score_details
+from evalservice.storable import dump
 
 
 class Score:

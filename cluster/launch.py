@@ -11,7 +11,7 @@ import pyarrow as pa
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from actors.blocks import GENERATED, case_json, dump, generated_table
+from actors.blocks import GENERATED, case_json, generated_table
 from actors.score import Score
 from cluster.driver import Drive, Progress, Stop, drive, lease_patience
 from cluster.planning import plan_of
@@ -19,13 +19,14 @@ from cluster.runtime import Platform, start_ray
 from evalservice.catalog.blocks import plan_blocks, read_block
 from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.catalog.snapshots import open_snapshot
-from evalservice.errors import DatabaseUnavailable, InvalidTransition, LeaseHeld, LeaseLost
+from evalservice.errors import DatabaseUnavailable, LeaseHeld, LeaseLost
 from evalservice.records import TestCase
-from evalservice.runs.lifecycle import ENDED, Lease, claim, claim_completed, driver_name, lease_state, reopen
-from evalservice.runs.queue import retryable_failures
+from evalservice.runs.lifecycle import Lease, claim, claim_completed, driver_name, lease_state, reopen
+from evalservice.runs.queue import refuse_unscorable, retryable_failures
 from evalservice.runs.results import store_scores
 from evalservice.runs.scorers import scorers_of
 from evalservice.runs.service import configuration_hash, get_run
+from evalservice.storable import dump
 from evalservice.tables import EvaluationDataset, EvaluationResult, EvaluationRun
 
 OnProgress = Callable[[Progress], None]
@@ -104,8 +105,7 @@ def rescore(platform: Platform, reference: str) -> EvaluationRun:
     """
     with platform.transaction() as session:
         run = get_run(session, reference)
-        if run.status not in ENDED:
-            raise InvalidTransition(f"run {run.id} is {run.status}: it can be rescored when it has ended")
+        refuse_unscorable(run)
         lease = claim_completed(session, run.id, driver_name())
     return rescore_claimed(platform, lease)
 

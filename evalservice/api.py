@@ -15,6 +15,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from evalservice.catalog import routes as catalog
 from evalservice.comparisons import routes as comparisons
 from evalservice.database import is_ready
+from evalservice.interchange import routes as interchange
 from evalservice.metrics import routes as metrics
 from evalservice.organizations import routes as organizations
 from evalservice.runs import routes as runs
@@ -31,6 +32,7 @@ ROUTERS = (
     catalog.dataset_files,
     catalog.benchmarks,
     runs.runs,
+    interchange.imports,
     metrics.metrics,
     metrics.metric_aggregations,
     metrics.leaderboards,

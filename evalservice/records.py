@@ -43,6 +43,7 @@ ErrorKind = Literal[
     "prompt_error",  # the prompt template failed for this test case
     "engine_error",  # the self-hosted engine failed for this prompt
     "worker_died",  # the process that handled the item died, repeatedly
+    "logged_error",  # an imported log has an error in the completion's place
 ]
 
 

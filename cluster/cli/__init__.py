@@ -19,6 +19,7 @@ from cluster.cli import (
     datasets,
     db,
     demo,
+    imports,
     keys,
     leaderboard,
     members,
@@ -43,12 +44,14 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("run")(run.run)
+app.command("import")(imports.import_)
 app.command("compare")(compare.compare)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(runs.app, name="runs")
+app.add_typer(imports.app, name="results")
 app.add_typer(abtests.app, name="abtests")
 app.add_typer(keys.app, name="keys")
 app.add_typer(members.app, name="members")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import SecretStr
 
 from cluster.cli.output import native_stderr_to, print_json, say
 from evalservice.client import path_of
-from evalservice.errors import InvalidInput, NotFound
+from evalservice.errors import EvalserviceError, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from cluster.runtime import Platform
     from evalservice.client import Client
     from evalservice.settings import Settings
+
+PIECE_BYTES = 1 << 20
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="A tag; repeatable.")]
@@ -87,6 +90,22 @@ def _platform(settings: Settings) -> Iterator[Platform]:
     with open_platform(settings) as opened:
         native_stderr_to(opened.settings.home_path / "logs" / "native.log")
         yield opened
+
+
+@contextmanager
+def sent(client: Client, file: Path) -> Iterator[str]:
+    """The file at the service, under a name of its own, for as long as the block lasts."""
+    name = uuid.uuid4().hex
+    try:
+        with file.open("rb") as source:
+            client.upload(path_of("dataset-files", name), iter(lambda: source.read(PIECE_BYTES), b""))
+    except OSError as error:
+        raise InvalidInput("file", str(file), f"a file that can be read ({error.strerror})") from None
+    try:
+        yield name
+    finally:
+        with suppress(EvalserviceError):  # what stays is swept after a day
+            client.delete(path_of("dataset-files", name))
 
 
 @contextmanager

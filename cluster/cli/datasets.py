@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.cli.common import Description, Json, Tags, body_of, json_file, minute, put_away, service
+from cluster.cli.common import Description, Json, Tags, body_of, json_file, minute, put_away, sent, service
 from cluster.cli.output import print_json, print_table, say
 from evalservice.client import path_of
-from evalservice.errors import EvalserviceError, InvalidInput
 
 if TYPE_CHECKING:
-    from evalservice.client import Client
-
-PIECE_BYTES = 1 << 20
+    pass
 
 app = typer.Typer(
     help="Datasets: JSON, JSONL, CSV and Parquet files, validated and kept as snapshots.", no_args_is_help=True
@@ -87,29 +81,13 @@ def add(
         if opened.platform is not None:
             dataset = opened.client.post(path_of("datasets"), {**body, "file_path": str(file)})
         else:
-            with _sent(opened.client, file) as sent:
-                dataset = opened.client.post(path_of("datasets"), {**body, "file_path": sent})
+            with sent(opened.client, file) as upload:
+                dataset = opened.client.post(path_of("datasets"), {**body, "file_path": upload})
     if json:
         print_json(dataset)
     else:
         truth = "with" if dataset["has_ground_truth"] else "without"
         say(f"registered dataset {name!r}: {dataset['total_test_cases']} test cases {truth} expected outputs")
-
-
-@contextmanager
-def _sent(client: Client, file: Path) -> Iterator[str]:
-    """The file at the service, under a name of its own, for as long as the block lasts."""
-    name = uuid.uuid4().hex
-    try:
-        with file.open("rb") as source:
-            client.upload(path_of("dataset-files", name), iter(lambda: source.read(PIECE_BYTES), b""))
-    except OSError as error:
-        raise InvalidInput("file", str(file), f"a file that can be read ({error.strerror})") from None
-    try:
-        yield name
-    finally:
-        with suppress(EvalserviceError):  # what stays is swept after a day
-            client.delete(path_of("dataset-files", name))
 
 
 @app.command("list")

@@ -216,25 +216,33 @@ def rescore(run_id: RunId, json: Json = False) -> None:
 @app.command("export")
 def export(
     run_id: RunId,
-    file_format: Annotated[str, typer.Option("--format", metavar="F", help="jsonl, csv or parquet.")] = "jsonl",
+    file_format: Annotated[
+        str, typer.Option("--format", metavar="F", help="jsonl, csv, parquet, inspect, lm-eval or every-eval-ever.")
+    ] = "jsonl",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: stdout (not parquet).")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Default: stdout, where it is text. A zip is unpacked into a folder."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Export a run's rows, in bounded memory."""
+    """Export a run's rows, in bounded memory: as they are, or as another tool's log (lm-eval, every-eval-ever: zip)."""
     from cluster.cli.output import binary_stdout
-    from evalservice.interchange import FORMATS, write_whole
+    from evalservice.interchange import BINARY, FORMATS, unpack_whole, write_whole
 
     if file_format not in FORMATS:
         raise InvalidInput("format", file_format, f"accepted are {', '.join(FORMATS)}")
-    if output is None and (json or file_format == "parquet"):
-        raise InvalidInput("output", None, "a file, with --json or --format parquet")
+    if output is None and (json or file_format in BINARY):
+        raise InvalidInput("output", None, f"a file, with --json or --format {' or '.join(BINARY)}")
     with service() as opened:
         own_id = opened.client.get(path_of("evaluation-runs", run_id))["id"]
         with opened.client.download(path_of("evaluation-runs", own_id, "export"), format=file_format) as answer:
             rows = int(answer.headers["X-Row-Count"])
-            write_whole(answer.iter_bytes(), output if output is not None else binary_stdout())
+            if output is not None and output.is_dir() and FORMATS[file_format].suffix == "zip":
+                unpack_whole(answer.iter_bytes(), output)
+            else:
+                write_whole(answer.iter_bytes(), output if output is not None else binary_stdout())
     if json:
         print_json({"id": own_id, "format": file_format, "file": output, "rows": rows})
     else:

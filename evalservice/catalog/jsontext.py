@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from typing import IO, Final, NoReturn
 
 import orjson
@@ -222,3 +223,70 @@ class JsonArrayReader:
         chunk = self._file.read(max(_CHUNK, len(kept)))
         self._buffer, self._at = kept + chunk, 0
         return bool(chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A value of a JSON object, or an element of an array in it: its text, and at which byte of the file it begins."""
+
+    key: str
+    text: bytes
+    start: int
+
+
+class JsonObjectReader(JsonArrayReader):
+    """The members of the object that a JSON file is, one after the other: memory for one, not for the file.
+
+        JsonObjectReader(file, "log.json", limit).members({"samples"})   with  {"version": 2, "samples": [{"id": 1}]}
+        -> Member("version", b"2", 12), Member("samples", b'{"id": 1}', 27)
+
+    The arrays of the keys that are asked for come element by element.
+    """
+
+    def __init__(self, file: IO[bytes], path: str, limit: int) -> None:
+        super().__init__(file, path, limit)
+        self._base = file.tell() - len(self._buffer)
+
+    def members(self, cut: Container[str] = ()) -> Iterator[Member]:
+        """Raises InvalidInput where the file is no JSON object, or breaks off."""
+        try:
+            if self._peek() != b"{":
+                raise _Broken("it does not begin with {")
+            yield from self._members(cut)
+            if self._peek():
+                raise _Broken("text after the end of the object")
+        except _Broken as broken:
+            raise InvalidInput("file", self._path, f"a JSON object: {broken}") from None
+
+    def _members(self, cut: Container[str]) -> Iterator[Member]:
+        self._at += 1
+        if self._peek() == b"}":
+            self._at += 1
+            return
+        while True:
+            if self._peek() != b'"':
+                raise _Broken("a key is expected")
+            key = _key(self._value())
+            if self._peek() != b":":
+                raise _Broken("a colon is expected")
+            self._at += 1
+            opening = self._peek()
+            if key in cut and opening == b"[":
+                for text in self._array():
+                    yield Member(key, text, self._base + self._at - len(text))
+            else:
+                start = self._base + self._at
+                yield Member(key, self._value(), start)
+            if self._separator(b"}"):
+                return
+
+    def _fill(self) -> bool:
+        self._base += self._at
+        return super()._fill()
+
+
+def _key(text: bytes) -> str:
+    try:
+        return str(orjson.loads(text))
+    except orjson.JSONDecodeError as error:
+        raise _Broken(f"a key is no JSON string ({error.msg})") from None

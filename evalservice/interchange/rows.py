@@ -17,6 +17,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evalservice.interchange.chunks import Chunk, Drain
+from evalservice.interchange.exporting import ExportedRun
+
 BATCH_ROWS = 1000
 NESTED = ("input_data", "expected_output", "actual_output", "metrics", "score_details", "completion_info")
 SCHEMA = pa.schema(
@@ -35,23 +38,21 @@ SCHEMA = pa.schema(
         ("executed_at", pa.timestamp("us", tz="UTC")),
     ]
 )
-
-
-Chunk = tuple[bytes, int]
-"""Some bytes of the export, and how many more rows are in it by now."""
+ABOUT = b"evalservice"
+"""The key of a Parquet file's metadata under which its run describes itself."""
 
 
 def _values(row: Any) -> dict[str, Any]:
     return {name: getattr(row, name) for name in SCHEMA.names}
 
 
-def jsonl_chunks(rows: Iterable[Any]) -> Iterator[Chunk]:
+def jsonl_chunks(_run: ExportedRun, rows: Iterable[Any]) -> Iterator[Chunk]:
     """One JSON object a line; money as decimal strings."""
     for batch in _batches(rows):
         yield b"".join(orjson.dumps(_values(row), default=_text) + b"\n" for row in batch), len(batch)
 
 
-def csv_chunks(rows: Iterable[Any]) -> Iterator[Chunk]:
+def csv_chunks(_run: ExportedRun, rows: Iterable[Any]) -> Iterator[Chunk]:
     """RFC 4180 with a header; nested values are JSON texts, what is absent is empty."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, SCHEMA.names)
@@ -69,32 +70,30 @@ def csv_chunks(rows: Iterable[Any]) -> Iterator[Chunk]:
         yield text.getvalue().encode(), len(batch)
 
 
-def parquet_chunks(rows: Iterable[Any]) -> Iterator[Chunk]:
-    """One table, zstd, row groups of `BATCH_ROWS`; nested values are JSON texts."""
-    drain = _Drain()
-    with pq.ParquetWriter(pa.PythonFile(drain, mode="w"), SCHEMA, compression="zstd") as writer:
+def parquet_chunks(run: ExportedRun, rows: Iterable[Any]) -> Iterator[Chunk]:
+    """One table, zstd, row groups of `BATCH_ROWS`; nested values are JSON texts. Its metadata describes the run."""
+    drain = Drain()
+    schema = SCHEMA.with_metadata({ABOUT: orjson.dumps(_about(run))})
+    with pq.ParquetWriter(pa.PythonFile(drain, mode="w"), schema, compression="zstd") as writer:
         for batch in _batches(rows):
-            writer.write_table(pa.Table.from_pylist([_flat(row) for row in batch], schema=SCHEMA))
+            writer.write_table(pa.Table.from_pylist([_flat(row) for row in batch], schema=schema))
             yield drain.taken(), len(batch)
     yield drain.taken(), 0
 
 
-class _Drain(io.RawIOBase):
-    """What was written since it was last asked."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, part: Any) -> int:
-        self._parts.append(bytes(part))
-        return len(part)
-
-    def taken(self) -> bytes:
-        parts, self._parts = self._parts, []
-        return b"".join(parts)
+def _about(run: ExportedRun) -> dict[str, Any]:
+    """What an import needs besides the rows."""
+    return {
+        "run_id": str(run.id),
+        "version": run.version,
+        "model": run.model,
+        "benchmark": run.benchmark,
+        "dataset": dict(run.dataset),
+        "criteria": run.criteria,
+        "config": run.config,
+        "evaluation_config": run.evaluation_config,
+        "aggregated_results": run.results,
+    }
 
 
 def _flat(row: Any) -> dict[str, Any]:

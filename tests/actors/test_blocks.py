@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.blocks import dump
+from evalservice.storable import dump
 
 PIECES = st.sampled_from(["\x00", "\\u0000", "\\", '"', "\ud800", "\udfff", "é"]) | st.text(max_size=3)
 TEXT = st.lists(PIECES, max_size=4).map("".join)
