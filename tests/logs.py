@@ -258,3 +258,34 @@ def eee_log(
     path = folder / f"{stem}.json"
     path.write_text(json.dumps(document))
     return path
+
+
+def own_jsonl(folder: Path) -> Path:
+    """Rows as `runs export --format jsonl` writes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scored = {"status": "scored", "values": {"exact_match": 1.0}, "details": {"extracted": "2"}}
+    rows = [
+        {
+            "test_case_index": index,
+            "test_case_id": f"q-{index}",
+            "cluster": None,
+            "input_data": {"messages": [{"role": "user", "content": question}]},
+            "expected_output": str(2 * (index + 1)),
+            "actual_output": ["2", "2"],
+            "metrics": {"exact_match": 1.0},
+            "score_details": {"scores": {"exact_match": {**scored, "samples": [scored, scored]}}},
+            "completion_info": {"model": "large"},
+            "success": True,
+            "error_kind": "",
+            "error_message": "",
+            "latency_ms": 12.5,
+            "input_tokens": 10,
+            "output_tokens": 2,
+            "cost": "0.0000525",
+            "executed_at": "2026-11-24T17:17:52+00:00",
+        }
+        for index, question in enumerate(QUESTIONS)
+    ]
+    path = folder / "run.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

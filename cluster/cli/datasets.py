@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cluster.cli.common import Description, Json, Tags, body_of, json_file, minute, put_away, sent, service
 from cluster.cli.output import print_json, print_table, say
 from evalservice.client import path_of
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     help="Datasets: JSON, JSONL, CSV and Parquet files, validated and kept as snapshots.", no_args_is_help=True

@@ -23,6 +23,7 @@ from evalservice.interchange.logjson import LogShape, finite, opened, parsed, sh
 from evalservice.interchange.records import LogFiles, LogItem, LogRun
 from evalservice.interchange.rows import ABOUT, NESTED
 from evalservice.interchange.tally import Tally
+from evalservice.records import Score
 from evalservice.scoring import ItemScore, from_details
 from evalservice.scoring.imported import NAME as SCORER
 
@@ -153,9 +154,26 @@ def _nested(record: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _scores(row: _Row) -> dict[str, ItemScore]:
     try:
-        return from_details(row.score_details)
+        scores = from_details(row.score_details)
+        own = scores.values()
+        sound = all(map(_is_sound, own)) and all(_is_sound(sample) for score in own for sample in score.samples)
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise InvalidInput("score_details", row.score_details, "as `runs export` writes it") from None
+        sound = False
+    if not sound:
+        raise InvalidInput("score_details", row.score_details, "as `runs export` writes it")
+    return scores
+
+
+def _is_sound(score: ItemScore | Score) -> bool:
+    """Whether the numbers are numbers; what reads them later takes that for granted."""
+    values = [value for value in score.values.values() if value is not None]
+    parts = [part for each in score.statistics.values() for part in each]
+    return (
+        score.status in ("scored", "scorer_failed", "model_failed")
+        and all(finite(number) is not None for number in (*values, *parts))
+        and isinstance(score.details, dict)
+        and isinstance(score.error, str | None)
+    )
 
 
 def _item(row: _Row, *, plain: bool) -> LogItem:

@@ -162,7 +162,12 @@ def test_the_imported_items_are_the_dataset_that_their_file_makes(service: Servi
     assert run["dataset_id"] == own["id"]
 
 
-def own_benchmark(service: Service, order: tuple[int, ...] = (0, 1, 2, 3), prefix: str = "") -> dict[str, Any]:
+def own_benchmark(
+    service: Service,
+    order: tuple[int, ...] = (0, 1, 2, 3),
+    prefix: str = "",
+    scorers: tuple[str, ...] = ("numeric_match",),
+) -> dict[str, Any]:
     """A dataset of ours and a benchmark with a scorer of ours over it."""
     cases = [{"id": f"q-{n}", "input": f"{prefix}{QUESTIONS[n]}", "expected_output": str(2 * (n + 1))} for n in order]
     dataset = created(service.client, "/v1/datasets", {"name": unique("d"), "test_cases": cases})
@@ -170,7 +175,7 @@ def own_benchmark(service: Service, order: tuple[int, ...] = (0, 1, 2, 3), prefi
         "name": unique("b"),
         "dataset": dataset["name"],
         "category": "qa",
-        "evaluation_criteria": {"scorers": ["numeric_match"]},
+        "evaluation_criteria": {"scorers": list(scorers)},
     }
     return created(service.client, "/v1/benchmarks", body)
 
@@ -402,6 +407,21 @@ def test_a_parquet_export_is_imported_as_the_run_that_it_was(
     shown = ("test_case_index", "test_case_id", "input_data", "actual_output", "metrics", "score_details", "success")
     first, second = service.rows(a_run["id"]), service.rows(again["id"])
     assert [[row[name] for name in shown] for row in second] == [[row[name] for name in shown] for row in first]
+
+
+def test_a_corpus_metric_survives_where_the_format_says_how_it_was_computed(service: Service, tmp_path: Path) -> None:
+    suite = own_benchmark(service, scorers=("numeric_match", "bleu"))
+    [run] = service.imported(lm_eval_log(tmp_path, model=unique("org/large")), benchmark=suite["name"])
+    assert run["aggregated_results"]["bleu"]["interval"] == "bootstrap"
+    for file_format in ("parquet", "jsonl"):
+        (tmp_path / f"run.{file_format}").write_bytes(exported(service, run["id"], file_format))
+    [again] = service.imported(tmp_path / "run.parquet")
+    assert again["aggregated_results"] == run["aggregated_results"]
+    status, detail = service.refused(tmp_path / "run.jsonl", model=run["model"])
+    assert (status, "bleu is no mean over test cases" in detail) == (422, True)
+    zipfile.ZipFile(io.BytesIO(exported(service, run["id"], "every-eval-ever"))).extractall(tmp_path / "eee")
+    answer = service.asked(the_log(tmp_path / "eee").path)
+    assert (answer.status_code, answer.json()["notes"]) == (201, ["bleu: it has no rows"])
 
 
 def test_an_export_is_imported_by_another_organization(

@@ -30,6 +30,7 @@ from tests.logs import (
     inspect_members,
     inspect_samples,
     lm_eval_log,
+    own_jsonl,
     the_log,
     zipped,
     zstd_zipped,
@@ -41,6 +42,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "inspect deflate": lambda folder: zipped(folder / "log.eval", inspect_members()),
     "inspect zstd": lambda folder: zstd_zipped(folder / "log.eval", inspect_members()),
     "every-eval-ever": eee_log,
+    "jsonl": own_jsonl,
 }
 LIMIT = 200
 NESTED = ("input_data", "actual_output", "metrics", "score_details", "completion_info")
@@ -122,7 +124,7 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     return [replaced(each, path[1:], new) if n == path[0] else each for n, each in enumerate(value)]
 
 
-@pytest.mark.parametrize("kind", ["lm-eval", "inspect json", "every-eval-ever"])
+@pytest.mark.parametrize("kind", ["lm-eval", "inspect json", "every-eval-ever", "jsonl"])
 @given(data=st.data())
 @settings(max_examples=LIMIT, deadline=None)
 def test_any_value_in_any_place_is_refused_or_read(kind: str, data: st.DataObject) -> None:

@@ -292,6 +292,14 @@ def test_a_log_that_failed_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     assert run.notes == ("the log's status is 'error'",)
 
 
+def test_a_log_that_was_never_finished_has_its_journal_in_the_header_s_place(tmp_path: Path) -> None:
+    members = inspect_members()
+    header = json.loads(members.pop("header.json"))
+    members["_journal/start.json"] = json.dumps({name: header[name] for name in ("version", "eval")}).encode()
+    run = run_of(zstd_zipped(tmp_path / "log.eval", members))
+    assert (values_of(run), run.notes) == ({"match": 0.75}, ("the log's status is 'started'",))
+
+
 def test_a_lost_sample_is_a_contradiction(tmp_path: Path) -> None:
     run = run_of(inspect_json(tmp_path, inspect_samples()[:-1]))
     assert run.contradictions == ("8 samples are stated, the log has 7",)
