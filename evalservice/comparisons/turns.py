@@ -64,12 +64,12 @@ def take_turn(session: Session, test_id: uuid.UUID) -> str | None:
     if row is None:
         return None
     if row.status == "running":
-        Turn(session, row).advance()
+        _Turn(session, row).advance()
         session.flush()
     return row.status
 
 
-class Turn:
+class _Turn:
     """A test and its runs, as this turn finds them; its row is locked."""
 
     def __init__(self, session: Session, row: ABTest) -> None:
