@@ -19,6 +19,7 @@ from cluster.cli import (
     datasets,
     db,
     demo,
+    experiments,
     keys,
     leaderboard,
     members,
@@ -50,6 +51,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(runs.app, name="runs")
 app.add_typer(abtests.app, name="abtests")
+app.add_typer(experiments.app, name="experiments")
 app.add_typer(keys.app, name="keys")
 app.add_typer(members.app, name="members")
 app.add_typer(credentials.app, name="credentials")
