@@ -77,8 +77,8 @@ def create(
 ) -> None:
     """Make a draft: the design is checked and sized now, no model is asked before `abtests start`.
 
-    With --effect the test is sized to find such a difference with --power. A sequential design needs 0.6 times a
-    fixed one's test cases in the median when the difference is as large as that, and 1.4 times at most.
+    With --effect the test is sized to find such a difference with --power. A sequential design takes 1.4 times a
+    fixed one's test cases at most, and 0.6 times in the median (power 0.9) when the difference is as large as that.
     """
     given = {
         "design": design,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
 from evalservice.catalog.model_config import ModelConfig
@@ -260,12 +260,6 @@ def resume_experiment(session: Session, row: Experiment, on_run: OnRun) -> None:
 def _runs(session: Session, row: Experiment, status: str) -> list[ExperimentRun]:
     query = select(ExperimentRun).where(ExperimentRun.experiment_id == row.id, ExperimentRun.status == status)
     return list(session.scalars(query.with_for_update()))
-
-
-def running_experiments(session: Session) -> list[tuple[uuid.UUID, uuid.UUID]]:
-    """(organization, experiment run) of every one under way, of all organizations. Needs no organization set."""
-    rows = session.execute(text("SELECT organization_id, experiment_run_id FROM evalservice_running_experiments()"))
-    return [(organization, run) for organization, run in rows]
 
 
 def take_turn(session: Session, run_id: uuid.UUID) -> str | None:

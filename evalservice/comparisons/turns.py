@@ -15,7 +15,7 @@ from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Float, Integer, any_, cast, func, select, text
+from sqlalchemy import Float, Integer, any_, cast, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, selectinload
 
@@ -48,12 +48,6 @@ LOOK_ROWS = 2_000
 LOOKS_A_TURN = 5
 
 Floats = npt.NDArray[np.float64]
-
-
-def running_tests(session: Session) -> list[tuple[uuid.UUID, uuid.UUID]]:
-    """(organization, test) of every test under way, of all organizations. The session needs no organization."""
-    rows = session.execute(text("SELECT organization_id, ab_test_id FROM evalservice_running_ab_tests()"))
-    return [(organization, test) for organization, test in rows]
 
 
 def take_turn(session: Session, test_id: uuid.UUID) -> str | None:

@@ -17,8 +17,9 @@ import httpx
 import psycopg
 import pytest
 
-from evalservice.comparisons.experiments import running_experiments, take_turn
+from evalservice.comparisons.experiments import take_turn
 from evalservice.comparisons.reporting import pareto_front
+from evalservice.comparisons.running import running_experiments
 from evalservice.database import tenant_transaction, transaction
 from tests.api.conftest import Served, a_benchmark, a_model, created, unique
 from tests.conftest import Cli

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.perf import hosted, paging, rollups, service, writing
+from tests.perf import comparing, hosted, paging, rollups, service, writing
 
 writing.main()
 rollups.main()
 paging.main()
+comparing.main([])
 hosted.main()
 service.main([])
 if importlib.util.find_spec("vllm") is None:
