@@ -106,9 +106,7 @@ def start_ab_test(session: Session, row: ABTest, *, user_id: uuid.UUID | None, c
         raise InvalidTransition(f"A/B test {row.id} is {row.status}: only a draft or a failed one can be started")
     if row.status == "draft":
         row.test_config = _replanned(session, row, config_of(row))
-    suite = session.get(BenchmarkSuite, uuid.UUID(row.test_config["benchmark"]))
-    if suite is None:
-        raise NotFound("benchmark", row.test_config["benchmark"])
+    suite = _benchmark_of(session, row)
     kept = _resumed(session, row, on_run)
     for model_id in model_order(row):
         if model_id in kept:
@@ -176,9 +174,16 @@ def _plan(session: Session, suite: BenchmarkSuite, config: ABTestConfig, models:
     return plan_ab_test(config, subject, models=models, alpha=alpha)
 
 
+def _benchmark_of(session: Session, row: ABTest) -> BenchmarkSuite:
+    reference = row.test_config.get("benchmark")
+    suite = None if reference is None else session.get(BenchmarkSuite, uuid.UUID(reference))
+    if suite is None:
+        raise NotFound("benchmark", reference)
+    return suite
+
+
 def _replanned(session: Session, row: ABTest, config: ABTestConfig) -> dict[str, Any]:
-    suite = session.get_one(BenchmarkSuite, uuid.UUID(row.test_config["benchmark"]))
-    models = model_order(row)
+    suite, models = _benchmark_of(session, row), model_order(row)
     plan = _plan(session, suite, config, len(models), row.significance_level)
     return _stored(config, plan, suite.id, models)
 
