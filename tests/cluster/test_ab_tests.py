@@ -43,8 +43,8 @@ def test_a_test_that_is_left_goes_on_and_once_it_is_decided_asks_no_more(
     process = ready.start("abtests", "start", "t", "--json")
     eventually(lambda: provider.stats()["requests"] > 2, what="requests")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, "go on with `evalservice abtests start" in err) == (130, True), err
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, "go on with `evalservice abtests start" in err) == (130, True), out + err
     left = ready.ok("abtests", "show", "t")
     assert (left["status"], {run["status"] for run in left["runs"]}) == ("running", {"running"})
     kept = {run["model"]: run["completed_test_cases"] for run in left["runs"]}
