@@ -24,12 +24,12 @@ from ray import serve
 from ray.serve._private.constants import RAY_SERVE_HAPROXY_CONFIG_FILE_LOC
 
 from cluster import gauges
-from cluster.abtests import TURN_SECONDS, take_turns
 from cluster.application import platform_wiring
 from cluster.metrics import REQUEST_SECONDS, REQUESTS, Meters
 from cluster.observability import log_as_json
 from cluster.runtime import Platform, open_platform, read_service_settings, schema_problem
 from cluster.supervisor import Supervisor
+from cluster.turns import TURN_SECONDS, take_turns
 from evalservice.api import create_app
 from evalservice.catalog.uploads import sweep_uploads
 from evalservice.database import tenant_transaction, transaction

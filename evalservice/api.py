@@ -39,6 +39,7 @@ ROUTERS = (
     comparisons.comparisons,
     comparisons.ab_tests,
     comparisons.experiments,
+    comparisons.experiment_templates,
     selection.selections,
     organizations.organizations,
     organizations.api_keys,

@@ -412,6 +412,7 @@ def test_the_functions_that_cross_are_few_fixed_and_not_for_the_public(world: Wo
             "evalservice_find_api_key",
             "evalservice_queue",
             "evalservice_running_ab_tests",
+            "evalservice_running_experiments",
             "evalservice_sweep",
         )
     ]

@@ -19,6 +19,7 @@ from cluster.cli import (
     datasets,
     db,
     demo,
+    experiments,
     imports,
     keys,
     leaderboard,
@@ -53,6 +54,7 @@ app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(runs.app, name="runs")
 app.add_typer(imports.app, name="results")
 app.add_typer(abtests.app, name="abtests")
+app.add_typer(experiments.app, name="experiments")
 app.add_typer(keys.app, name="keys")
 app.add_typer(members.app, name="members")
 app.add_typer(credentials.app, name="credentials")

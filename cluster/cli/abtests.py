@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.cli.common import Description, Json, minute, service
-from cluster.cli.compare import GATE_CODES
+from cluster.cli.compare import GATE_CODES, show_metric
 from cluster.cli.output import note, print_json, print_table, say
 from evalservice.client import path_of
 from evalservice.errors import InvalidInput, NotFound
@@ -77,8 +77,8 @@ def create(
 ) -> None:
     """Make a draft: the design is checked and sized now, no model is asked before `abtests start`.
 
-    With --effect the test is sized to find such a difference with --power. A sequential design needs 0.6 times a
-    fixed one's test cases in the median when the difference is as large as that, and 1.4 times at most.
+    With --effect the test is sized to find such a difference with --power. A sequential design takes 1.4 times a
+    fixed one's test cases at most, and 0.6 times in the median (power 0.9) when the difference is as large as that.
     """
     given = {
         "design": design,
@@ -234,17 +234,13 @@ def _report(test: dict[str, Any]) -> None:
     seconds = f" in {test['duration_seconds']:.1f} s" if test["duration_seconds"] is not None else ""
     verdict = f": {results['verdict']}" if results["verdict"] else ""
     say(f"A/B test {test['name']!r} ({test['test_config']['design']}) is {test['status']}{seconds}{verdict}")
-    if results["said"] or results["error"]:
-        say(f"  {results['error'] or results['said']}")
+    if results["error"]:
+        say(f"  {results['error']}")
     if not test["runs"]:
         say(f"  {plan['test_cases']:,} test cases for each of {len(test['models'])} models by {plan['metric']}")
         return
-    comparison = results["comparison"]
-    for warning in comparison["warnings"] if comparison else ():
-        note(f"warning: {warning}")
-    values = comparison["metrics"][plan["metric"]]["runs"] if comparison else {}
     print_table(
-        ["MODEL", "RUN", "STATUS", "ANSWERED", "TAKEN", "SHARED", *([plan["metric"].upper()] if values else [])],
+        ["MODEL", "RUN", "STATUS", "ANSWERED", "TAKEN", "SHARED"],
         [
             [
                 run["model"],
@@ -253,12 +249,17 @@ def _report(test: dict[str, Any]) -> None:
                 f"{run['completed_test_cases'] + run['failed_test_cases']}/{run['total_test_cases']}",
                 results["models"].get(run["model_id"], {}).get("test_cases", 0),
                 "yes" if run["is_shared"] else "",
-                *([_value(values[run["evaluation_run_id"]])] if values else []),
             ]
             for run in test["runs"]
         ],
     )
-    _show_pairs(test)
+    if (comparison := results["comparison"]) is not None:
+        for warning in comparison["warnings"]:
+            note(f"warning: {warning}")
+        for name, metric in comparison["metrics"].items():
+            show_metric(name, metric, comparison)
+    else:
+        _show_pairs(test)
     if (calls := results["calls"]) is not None:
         say(
             f"{calls['made']:,} of {calls['planned']:,} model calls made: {calls['saved_by_stopping']:,} saved by "
@@ -267,6 +268,7 @@ def _report(test: dict[str, Any]) -> None:
 
 
 def _show_pairs(test: dict[str, Any]) -> None:
+    """What the last look has found."""
     if not test["results"]["pairs"]:
         return
     names = {run["model_id"]: run["model"] for run in test["runs"]}
@@ -287,10 +289,3 @@ def _show_pairs(test: dict[str, Any]) -> None:
             for pair in test["results"]["pairs"]
         ],
     )
-
-
-def _value(row: dict[str, Any]) -> str:
-    if row["value"] is None:
-        return "undefined"
-    bounds = "" if row["ci_low"] is None else f" [{row['ci_low']:.4f}, {row['ci_high']:.4f}]"
-    return f"{row['value']:.4f}{bounds}"

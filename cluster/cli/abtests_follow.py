@@ -49,7 +49,7 @@ def to_its_end(opened: Service, test: dict[str, Any]) -> dict[str, Any]:
         stopped: set[str] = set()
         while test["status"] == "running" and not leave.asked.is_set():
             leave.asked.wait(POLL_SECONDS)
-            if local is not None:
+            if local is not None and not leave.asked.is_set():
                 local.turn()
             test = _read(opened, test["id"])
             show(_progress(test))

@@ -66,11 +66,12 @@ def _show(document: dict[str, Any]) -> None:
     for warning in document["warnings"]:
         note(f"warning: {warning}")
     for name, metric in document["metrics"].items():
-        _show_metric(name, metric, document)
+        show_metric(name, metric, document)
     say(f"gate ({document['primary']}): {document['gate'].replace('_', ' ')}")
 
 
-def _show_metric(name: str, metric: dict[str, Any], document: dict[str, Any]) -> None:
+def show_metric(name: str, metric: dict[str, Any], document: dict[str, Any]) -> None:
+    """One metric of a comparison: the runs, best first, their pairs, and the verdict in words."""
     best_first = sorted(metric["runs"].items(), key=lambda each: each[1]["rank"])
     print_table(
         ["#", "RUN", "MODEL", name.upper(), "95 % INTERVAL", "N"],

@@ -64,8 +64,9 @@ def plan_blocks(
     return blocks
 
 
+@lru_cache(maxsize=8)
 def random_order(total: int, seed: int) -> npt.NDArray[np.int64]:
-    """The indices below `total` in the random order of a seed, the same for ever and everywhere.
+    """The indices below `total` in the random order of a seed, the same for ever and everywhere; read only.
 
     They are sorted by SplitMix64 (Steele, Lea and Flood 2014), because numpy may change its own permutations.
     """
@@ -73,7 +74,9 @@ def random_order(total: int, seed: int) -> npt.NDArray[np.int64]:
     z = np.uint64(seed % 2**64) + golden * np.arange(1, total + 1, dtype=np.uint64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.argsort(z ^ (z >> np.uint64(31)), kind="stable")
+    order = np.argsort(z ^ (z >> np.uint64(31)), kind="stable")
+    order.flags.writeable = False
+    return order
 
 
 def asked_order(total: int, count: int, seed: int | None) -> npt.NDArray[np.int64]:

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from evalservice.comparisons.schemas import ComparisonRead
 
 MOST_LOOKS = 100
-"""So many looks are kept, about evenly over the plan; those that decided something always."""
+"""About so many looks are kept, evenly over the plan, and the last one."""
 
 
 class PairState(BaseModel):
@@ -71,7 +71,7 @@ class Look(BaseModel):
 class Calls(BaseModel):
     """Completions asked of models; attempts that were repeated are not counted.
 
-    planned: by a fixed design without sharing. saved_by_stopping: not asked because the test had decided.
+    planned: at most, by the plan and without sharing. saved_by_stopping: not asked because the test had decided.
     """
 
     planned: int

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, exists, func, or_, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from evalservice.catalog.criteria import EvaluationCriteria
@@ -32,12 +32,12 @@ from evalservice.comparisons.ab_schemas import (
     plan_of,
 )
 from evalservice.comparisons.plans import Subject, plan_ab_test
+from evalservice.comparisons.sharing import shareable, stop_unused
 from evalservice.errors import InvalidInput, InvalidTransition, LeaseHeld, NotFound
 from evalservice.lookup import find
-from evalservice.runs.lifecycle import ENDED, request_cancel
 from evalservice.runs.queue import request_resume
 from evalservice.runs.scorers import scorers_of
-from evalservice.runs.service import NewRun, configuration_hash, create_run, primary_metric_of, provenance_of
+from evalservice.runs.service import NewRun, create_run, primary_metric_of
 from evalservice.tables import ABTest, ABTestModel, ABTestRun, BenchmarkSuite, EvaluationDataset, EvaluationRun, Model
 
 OnRun = Callable[[Session, EvaluationRun], None]
@@ -106,15 +106,13 @@ def start_ab_test(session: Session, row: ABTest, *, user_id: uuid.UUID | None, c
         raise InvalidTransition(f"A/B test {row.id} is {row.status}: only a draft or a failed one can be started")
     if row.status == "draft":
         row.test_config = _replanned(session, row, config_of(row))
-    suite = session.get(BenchmarkSuite, uuid.UUID(row.test_config["benchmark"]))
-    if suite is None:
-        raise NotFound("benchmark", row.test_config["benchmark"])
+    suite = _benchmark_of(session, row)
     kept = _resumed(session, row, on_run)
     for model_id in model_order(row):
         if model_id in kept:
             continue
         new = _new_run(row, session.get_one(Model, model_id), suite)
-        run = _shareable(session, new) if config_of(row).share else None
+        run = shareable(session, new) if config_of(row).share else None
         shared = run is not None
         if run is None:
             check(new.model, new.benchmark, new.config)
@@ -158,20 +156,7 @@ def end(session: Session, row: ABTest, status: str) -> None:
 def stop_runs(session: Session, row: ABTest, run_ids: Sequence[uuid.UUID]) -> None:
     """Have these of the test's runs end, but for those that were there before it, and those that another test uses."""
     mine = [link.evaluation_run_id for link in row.runs if not link.is_shared and link.evaluation_run_id in run_ids]
-    for run_id in sorted(mine):
-        run = session.get(EvaluationRun, run_id, with_for_update=True, populate_existing=True)
-        if run is not None and run.status not in ENDED and not _used_elsewhere(session, row, run_id):
-            request_cancel(session, run_id)
-
-
-def _used_elsewhere(session: Session, row: ABTest, run_id: uuid.UUID) -> bool:
-    """Asked under the run's lock: a test that begins to share it locks it, too."""
-    others = (
-        select(ABTestRun.ab_test_id)
-        .join(ABTest, ABTest.id == ABTestRun.ab_test_id)
-        .where(ABTestRun.evaluation_run_id == run_id, ABTest.id != row.id, ABTest.status == "running")
-    )
-    return bool(session.scalar(select(exists(others))))
+    stop_unused(session, mine, row.id)
 
 
 def _plan(session: Session, suite: BenchmarkSuite, config: ABTestConfig, models: int, alpha: float) -> ABTestPlan:
@@ -189,9 +174,16 @@ def _plan(session: Session, suite: BenchmarkSuite, config: ABTestConfig, models:
     return plan_ab_test(config, subject, models=models, alpha=alpha)
 
 
+def _benchmark_of(session: Session, row: ABTest) -> BenchmarkSuite:
+    reference = row.test_config.get("benchmark")
+    suite = None if reference is None else session.get(BenchmarkSuite, uuid.UUID(reference))
+    if suite is None:
+        raise NotFound("benchmark", reference)
+    return suite
+
+
 def _replanned(session: Session, row: ABTest, config: ABTestConfig) -> dict[str, Any]:
-    suite = session.get_one(BenchmarkSuite, uuid.UUID(row.test_config["benchmark"]))
-    models = model_order(row)
+    suite, models = _benchmark_of(session, row), model_order(row)
     plan = _plan(session, suite, config, len(models), row.significance_level)
     return _stored(config, plan, suite.id, models)
 
@@ -216,33 +208,6 @@ def _new_run(row: ABTest, model: Model, suite: BenchmarkSuite) -> NewRun:
         name=f"A/B test {row.name}"[:200],
         order_seed=config.seed,
     )
-
-
-def _shareable(session: Session, new: NewRun) -> EvaluationRun | None:
-    """A run that has measured, or is measuring, the same sample or all test cases in the same way, locked."""
-    dataset = session.get_one(EvaluationDataset, new.benchmark.dataset_id)
-    provenance = provenance_of(new, dataset)
-    hashes = {configuration_hash(provenance, config) for config in ({}, new.evaluation_config())}
-    driven = (
-        (EvaluationRun.status == "running")
-        & (EvaluationRun.lease_expires_at > func.now())
-        & EvaluationRun.cancel_requested_at.is_(None)
-    )
-    usable = (EvaluationRun.status == "completed") & (
-        EvaluationRun.failed_test_cases <= 0.02 * EvaluationRun.total_test_cases
-    )
-    return session.scalars(
-        select(EvaluationRun)
-        .where(
-            EvaluationRun.model_id == new.model.id,
-            EvaluationRun.benchmark_id == new.benchmark.id,
-            EvaluationRun.configuration_hash.in_(hashes),
-            or_(usable, driven),
-        )
-        .order_by(EvaluationRun.status, EvaluationRun.failed_test_cases, EvaluationRun.created_at.desc())
-        .limit(1)
-        .with_for_update(read=True)
-    ).first()
 
 
 def _resumed(session: Session, row: ABTest, on_run: OnRun) -> set[uuid.UUID]:

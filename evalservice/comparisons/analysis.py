@@ -52,7 +52,7 @@ def compare(systems: Sequence[System], metric: Metric, rules: Rules, items: Item
     pairs = [compare_pair(a, b, metric, rules, items, len(both)) for a, b in both]
     corrected = holm([pair.p_value for pair in pairs])
     pairs = [replace(pair, p_corrected=p) for pair, p in zip(pairs, corrected, strict=True)]
-    own = {system.name: _own(system, metric, rules, items) for system in systems}
+    own = {system.name: own_interval(system, metric, rules, items) for system in systems}
     sign = 1 if metric.higher_is_better else -1
     worst = -sign * math.inf
     best_first = {name: worst if value.value is None else value.value for name, value in own.items()}
@@ -70,7 +70,7 @@ def compare(systems: Sequence[System], metric: Metric, rules: Rules, items: Item
     )
 
 
-def _own(system: System, metric: Metric, rules: Rules, items: Items) -> Interval:
+def own_interval(system: System, metric: Metric, rules: Rules, items: Items) -> Interval:
     """The system's own value with its interval, as a run's aggregates have it."""
     scored = system.scored
     clusters = None if items.clusters is None else items.clusters[scored]

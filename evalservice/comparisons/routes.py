@@ -1,4 +1,4 @@
-"""`/v1/comparisons` of stored runs, `/v1/ab-tests` that make and judge runs, `/v1/experiments`: drafts so far.
+"""`/v1/comparisons` of stored runs, `/v1/ab-tests` that make and judge runs, `/v1/experiments`.
 
 What brings statsmodels is imported where it is needed: it takes a second that no other route shall wait for.
 """
@@ -12,18 +12,29 @@ from fastapi import APIRouter, Query, Response
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
-from evalservice.comparisons import service
+from evalservice.comparisons import experiments as service
 from evalservice.comparisons.ab_schemas import ABTestChanges, ABTestRead, NewABTest
-from evalservice.comparisons.schemas import (
-    ComparisonRead,
+from evalservice.comparisons.experiment_schemas import (
     ExperimentChanges,
     ExperimentRead,
     ExperimentRunRead,
     NewExperiment,
+    NewTemplate,
+    TemplateRead,
 )
+from evalservice.comparisons.report_schemas import ReportRead
+from evalservice.comparisons.schemas import ComparisonRead
 from evalservice.errors import InvalidInput, NotFound
 from evalservice.runs.service import get_run
-from evalservice.tables import AB_TEST_STATUSES, ABTest, ABTestRun, EvaluationRun, Experiment, ExperimentRun
+from evalservice.tables import (
+    AB_TEST_STATUSES,
+    ABTest,
+    ABTestRun,
+    EvaluationRun,
+    Experiment,
+    ExperimentRun,
+    ExperimentTemplate,
+)
 from evalservice.web.context import Context, Reader, TenantRoute, Writer
 from evalservice.web.idempotency import Idempotent
 from evalservice.web.pages import Filter, Page, Paging, page_of
@@ -31,6 +42,7 @@ from evalservice.web.pages import Filter, Page, Paging, page_of
 comparisons = APIRouter(prefix="/comparisons", tags=["comparisons"], route_class=TenantRoute)
 ab_tests = APIRouter(prefix="/ab-tests", tags=["ab-tests"], route_class=TenantRoute)
 experiments = APIRouter(prefix="/experiments", tags=["experiments"], route_class=TenantRoute)
+experiment_templates = APIRouter(prefix="/experiment-templates", tags=["experiments"], route_class=TenantRoute)
 
 _RUNS = (
     selectinload(ABTest.models),
@@ -40,6 +52,14 @@ _RUNS = (
 
 def _get(context: Context, kind: type[Any], row_id: uuid.UUID, field: str) -> Any:
     row = context.session.get(kind, row_id)
+    if row is None:
+        raise NotFound(field, str(row_id))
+    return row
+
+
+def _locked(context: Context, kind: type[Any], row_id: uuid.UUID, field: str) -> Any:
+    """The row, until the transaction ends nobody else's."""
+    row = context.session.get(kind, row_id, with_for_update=True)
     if row is None:
         raise NotFound(field, str(row_id))
     return row
@@ -105,7 +125,7 @@ def change_ab_test(context: Writer, ab_test_id: uuid.UUID, changes: ABTestChange
     """Change an A/B test; the design only while it is a draft."""
     from evalservice.comparisons.ab_tests import change_ab_test as change
 
-    row = service.locked(context.session, ABTest, ab_test_id, "ab_test")
+    row = _locked(context, ABTest, ab_test_id, "ab_test")
     context.check_unchanged(ABTestRead.of(row))
     change(context.session, row, changes)
     return context.reply(ABTestRead.of(row))
@@ -120,7 +140,7 @@ def start_ab_test(context: Writer, ab_test_id: uuid.UUID, once: Idempotent) -> R
     from evalservice.comparisons.ab_tests import start_ab_test as start
 
     def work() -> Response:
-        row = service.locked(context.session, ABTest, ab_test_id, "ab_test")
+        row = _locked(context, ABTest, ab_test_id, "ab_test")
         wiring, user = context.wiring, context.caller.user_id
         start(context.session, row, user_id=user, check=wiring.check_run, on_run=wiring.on_run)
         return context.reply(ABTestRead.of(row))
@@ -133,25 +153,27 @@ def cancel_ab_test(context: Writer, ab_test_id: uuid.UUID) -> Response:
     """Cancel an A/B test that has not ended, and the runs that it has made."""
     from evalservice.comparisons.ab_tests import cancel_ab_test as cancel
 
-    row = service.locked(context.session, ABTest, ab_test_id, "ab_test")
+    row = _locked(context, ABTest, ab_test_id, "ab_test")
     cancel(context.session, row)
     return context.reply(ABTestRead.of(row))
 
 
 @experiments.get("", response_model=Page[ExperimentRead])
-def list_experiments(context: Reader, paging: Paging, status: Filter = None) -> Response:
+def list_experiments(context: Reader, paging: Paging, status: Filter = None, name: Filter = None) -> Response:
     """The experiments, the newest first; archived ones only when `status=archived` asks for them."""
     query = select(Experiment).where(Experiment.status == status if status else Experiment.status != "archived")
+    query = query if name is None else query.where(Experiment.name == name)
     sorts = {"created_at": Experiment.created_at}
     return context.reply(page_of(context.session, query, paging, sorts, Experiment.id, ExperimentRead.of))
 
 
 @experiments.post("", status_code=201, response_model=ExperimentRead)
 def create_experiment(context: Writer, new: NewExperiment, once: Idempotent) -> Response:
-    """Make a draft of an experiment."""
+    """Make a draft of an experiment. A grid is checked as a whole: nothing of it runs when a cell cannot."""
 
     def work() -> Response:
-        row = service.create_experiment(context.session, context.organization_id, new, user_id=context.caller.user_id)
+        user = context.caller.user_id
+        row = service.create_experiment(context.session, context.organization_id, new, user_id=user)
         return context.created(ExperimentRead.of(row), row.id)
 
     return once.answer(context, work)
@@ -166,9 +188,39 @@ def read_experiment(context: Reader, experiment_id: uuid.UUID) -> Response:
 @experiments.patch("/{experiment_id}", response_model=ExperimentRead)
 def change_experiment(context: Writer, experiment_id: uuid.UUID, changes: ExperimentChanges) -> Response:
     """Change or archive an experiment."""
-    row = service.locked(context.session, Experiment, experiment_id, "experiment")
+    row = _locked(context, Experiment, experiment_id, "experiment")
     context.check_unchanged(ExperimentRead.of(row))
-    service.change(context.session, row, changes.model_dump(include=changes.model_fields_set))
+    given = changes.model_dump(mode="json", include=changes.model_fields_set)
+    service.change_experiment(context.session, row, given)
+    return context.reply(ExperimentRead.of(row))
+
+
+@experiments.post("/{experiment_id}/start", status_code=201, response_model=ExperimentRunRead)
+def start_experiment(context: Writer, experiment_id: uuid.UUID, once: Idempotent) -> Response:
+    """Start the next numbered run. Cells that runs of the same configuration have measured cost nothing."""
+
+    def work() -> Response:
+        row = _locked(context, Experiment, experiment_id, "experiment")
+        wiring, user = context.wiring, context.caller.user_id
+        run = service.start_experiment(context.session, row, user_id=user, check=wiring.check_run, on_run=wiring.on_run)
+        return context.reply(ExperimentRunRead.of(run), 201)
+
+    return once.answer(context, work)
+
+
+@experiments.post("/{experiment_id}/pause", response_model=ExperimentRead)
+def pause_experiment(context: Writer, experiment_id: uuid.UUID) -> Response:
+    """Stop what the experiment has under way; what was answered is kept."""
+    row = _locked(context, Experiment, experiment_id, "experiment")
+    service.pause_experiment(context.session, row)
+    return context.reply(ExperimentRead.of(row))
+
+
+@experiments.post("/{experiment_id}/resume", response_model=ExperimentRead)
+def resume_experiment(context: Writer, experiment_id: uuid.UUID) -> Response:
+    """Go on with a paused experiment."""
+    row = _locked(context, Experiment, experiment_id, "experiment")
+    service.resume_experiment(context.session, row, context.wiring.on_run)
     return context.reply(ExperimentRead.of(row))
 
 
@@ -177,5 +229,53 @@ def list_experiment_runs(context: Reader, experiment_id: uuid.UUID, paging: Pagi
     """An experiment's runs, the latest number first."""
     _get(context, Experiment, experiment_id, "experiment")
     query = select(ExperimentRun).where(ExperimentRun.experiment_id == experiment_id)
+    query = query.options(selectinload(ExperimentRun.evaluation_runs))
     sorts = {"run_number": ExperimentRun.run_number, "created_at": ExperimentRun.created_at}
     return context.reply(page_of(context.session, query, paging, sorts, ExperimentRun.id, ExperimentRunRead.of))
+
+
+@experiments.get("/{experiment_id}/report", response_model=ReportRead)
+def report_experiment(
+    context: Reader,
+    experiment_id: uuid.UUID,
+    run: Annotated[int | None, Query(ge=1, lt=2**31, description="Its number; default: the latest.")] = None,
+) -> Response:
+    """What a numbered run has found: scores by cell and by factor level, differences from the baseline, the Pareto
+    front of quality and cost."""
+    from evalservice.comparisons.reporting import report_of
+
+    row = _get(context, Experiment, experiment_id, "experiment")
+    number = row.total_runs if run is None else run
+    query = select(ExperimentRun).where(
+        ExperimentRun.experiment_id == experiment_id, ExperimentRun.run_number == number
+    )
+    found = context.session.scalars(query).one_or_none()
+    if found is None:
+        raise NotFound("run", number, f"the experiment has {row.total_runs} runs")
+    return context.reply(report_of(context.session, row, found))
+
+
+@experiment_templates.get("", response_model=Page[TemplateRead])
+def list_templates(context: Reader, paging: Paging) -> Response:
+    """The templates of experiments, the newest first."""
+    sorts = {"created_at": ExperimentTemplate.created_at, "name": ExperimentTemplate.name}
+    query = select(ExperimentTemplate)
+    return context.reply(page_of(context.session, query, paging, sorts, ExperimentTemplate.id, TemplateRead.of))
+
+
+@experiment_templates.post("", status_code=201, response_model=TemplateRead)
+def create_template(context: Writer, new: NewTemplate, once: Idempotent) -> Response:
+    """Make a template that experiments can be made from."""
+
+    def work() -> Response:
+        user = context.caller.user_id
+        row = service.create_template(context.session, context.organization_id, new, user_id=user)
+        return context.created(TemplateRead.of(row), row.id)
+
+    return once.answer(context, work)
+
+
+@experiment_templates.get("/{template_id}", response_model=TemplateRead)
+def read_template(context: Reader, template_id: uuid.UUID) -> Response:
+    """A template."""
+    return context.reply(TemplateRead.of(_get(context, ExperimentTemplate, template_id, "template")))

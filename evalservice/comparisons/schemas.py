@@ -1,106 +1,13 @@
-"""What the API takes and gives about comparisons and experiments; about A/B tests: `ab_schemas`."""
+"""What the API takes and gives about comparisons; A/B tests and experiments have schemas of their own."""
 
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from evalservice.tables import Experiment, ExperimentRun
-from evalservice.web.fields import JsonObject, Name, Tag, Text, columns
+from pydantic import BaseModel
 
 Gate = Literal["go", "no_go", "inconclusive"]
-
-
-class _Given(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NewExperiment(_Given):
-    """A grid of runs that tests a hypothesis."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "name": "temperature",
-                    "hypothesis": "GSM8K does not suffer below 0.7",
-                    "experiment_config": {"models": ["mini"], "benchmarks": ["gsm8k"], "temperature": [0, 0.3, 0.7, 1]},
-                }
-            ]
-        },
-    )
-
-    name: Name
-    description: Text = ""
-    hypothesis: Text = ""
-    objective: Text = ""
-    experiment_config: JsonObject = {}
-    tags: tuple[Tag, ...] = ()
-    metadata: JsonObject = {}
-
-
-class ExperimentChanges(_Given):
-    """What may change; the configuration only while it is a draft. `archived` takes it out of lists."""
-
-    name: Name | None = None
-    description: Text | None = None
-    hypothesis: Text | None = None
-    objective: Text | None = None
-    experiment_config: JsonObject | None = None
-    tags: tuple[Tag, ...] | None = None
-    metadata: JsonObject | None = None
-    status: Literal["archived"] | None = None
-
-
-class ExperimentRead(BaseModel):
-    """An experiment and how many runs it has."""
-
-    id: uuid.UUID
-    name: str
-    description: str
-    hypothesis: str
-    objective: str
-    status: str
-    experiment_config: dict[str, Any]
-    template_id: uuid.UUID | None
-    total_runs: int
-    last_run_at: datetime | None
-    tags: list[Any]
-    metadata: dict[str, Any]
-    created_at: datetime
-    updated_at: datetime
-
-    @classmethod
-    def of(cls, row: Experiment) -> Self:
-        """From the table."""
-        own: dict[str, Any] = {"metadata": row.metadata_}
-        return cls(**columns(row, cls, *own), **own)
-
-
-class ExperimentRunRead(BaseModel):
-    """One point of an experiment's grid."""
-
-    id: uuid.UUID
-    experiment_id: uuid.UUID
-    run_number: int
-    name: str
-    description: str
-    status: str
-    run_config: dict[str, Any]
-    results: dict[str, Any]
-    started_at: datetime | None
-    completed_at: datetime | None
-    duration_seconds: float | None
-    created_at: datetime
-
-    @classmethod
-    def of(cls, row: ExperimentRun) -> Self:
-        """From the table."""
-        return cls(**columns(row, cls))
 
 
 class RetestRead(BaseModel):

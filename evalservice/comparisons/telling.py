@@ -106,7 +106,7 @@ def concluded(
         leaders = [model for model in model_of.values() if model not in beaten]
         verdict, said = metric.verdict, metric.said
         if verdict == "inconclusive":
-            said = f"no winner: {_named(leaders, runs)} tie; {said}"
+            said = f"no winner: {_tied(leaders, runs)}; {said}"
     else:
         standing = race.standing()
         leaders = [uuid.UUID(model) for model in standing.leaders]
@@ -167,21 +167,25 @@ def _replaced(pair: PairRead, duel: Duel, race: Race) -> PairRead:
 
 
 def _said(race: Race, runs: Mapping[str, EvaluationRun], plan: ABTestPlan) -> str:
-    standing, margin = race.standing(), race.terms.margin
-    leaders = _named([uuid.UUID(model) for model in standing.leaders], runs)
+    standing = race.standing()
+    leaders = [uuid.UUID(model) for model in standing.leaders]
     involved = [duel for duel in race.duels if duel.first in standing.leaders or duel.second in standing.leaders]
-    closest = max(involved or race.duels, key=lambda duel: duel.p_corrected if duel.outcome is None else duel.p_value)
-    seen = _seen(closest, runs)
+    seen = _seen(max(involved or race.duels, key=lambda duel: duel.p_corrected), runs)
     after = f"after {race.position:,} of at most {plan.test_cases:,} test cases"
     if standing.verdict == "winner":
         deciding = [duel for duel in involved if duel.outcome in ("first", "second")]
         nearest = max(deciding, key=lambda duel: duel.p_corrected)
         rest = "the other" if len(runs) == 2 else "every other"
         early = "; at an early stop a difference tends to look too large" if race.position < plan.test_cases else ""
-        return f"{leaders} is better than {rest}, decided {after}: {_seen(nearest, runs)}{early}"
+        return f"{_named(leaders, runs)} is better than {rest}, decided {after}: {_seen(nearest, runs)}{early}"
     if standing.verdict == "equivalent":
-        return f"{leaders} are equivalent: their differences lie within ±{margin:g}, decided {after} ({seen})"
-    return f"no winner: {leaders} tie {after} ({seen})"
+        within = f"their differences lie within ±{race.terms.margin:g}"
+        return f"{_named(leaders, runs)} are equivalent: {within}, decided {after} ({seen})"
+    return f"no winner: {_tied(leaders, runs)} {after} ({seen})"
+
+
+def _tied(leaders: Sequence[uuid.UUID], runs: Mapping[str, EvaluationRun]) -> str:
+    return f"{_named(leaders, runs)} tie" if len(leaders) > 1 else "no model beats every other"
 
 
 def _seen(duel: Duel, runs: Mapping[str, EvaluationRun]) -> str:

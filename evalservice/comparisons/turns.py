@@ -15,7 +15,7 @@ from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Float, Integer, any_, cast, func, select, text
+from sqlalchemy import Float, Integer, any_, cast, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, selectinload
 
@@ -50,12 +50,6 @@ LOOKS_A_TURN = 5
 Floats = npt.NDArray[np.float64]
 
 
-def running_tests(session: Session) -> list[tuple[uuid.UUID, uuid.UUID]]:
-    """(organization, test) of every test under way, of all organizations. The session needs no organization."""
-    rows = session.execute(text("SELECT organization_id, ab_test_id FROM evalservice_running_ab_tests()"))
-    return [(organization, test) for organization, test in rows]
-
-
 def take_turn(session: Session, test_id: uuid.UUID) -> str | None:
     """Bring a test forward, unless somebody else is at it (None) or it does not run; gives its status."""
     query = select(ABTest).where(ABTest.id == test_id).with_for_update(skip_locked=True, of=ABTest)
@@ -64,12 +58,12 @@ def take_turn(session: Session, test_id: uuid.UUID) -> str | None:
     if row is None:
         return None
     if row.status == "running":
-        Turn(session, row).advance()
+        _Turn(session, row).advance()
         session.flush()
     return row.status
 
 
-class Turn:
+class _Turn:
     """A test and its runs, as this turn finds them; its row is locked."""
 
     def __init__(self, session: Session, row: ABTest) -> None:

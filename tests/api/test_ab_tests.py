@@ -17,7 +17,8 @@ import psycopg
 import pytest
 
 from evalservice.catalog.blocks import random_order
-from evalservice.comparisons.turns import running_tests, take_turn
+from evalservice.comparisons.running import running_tests
+from evalservice.comparisons.turns import take_turn
 from evalservice.database import tenant_transaction, transaction
 from tests.api.conftest import Served, Tenant, a_model, created, unique
 from tests.conftest import Cli

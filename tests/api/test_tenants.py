@@ -23,6 +23,7 @@ TABLE_OF = {
     "run": "evaluation_runs",
     "ab_test_id": "ab_tests",
     "experiment_id": "experiments",
+    "template_id": "experiment_templates",
     "selection_id": "model_selection_logs",
     "organization_id": "organizations",
     "key_id": "api_keys",

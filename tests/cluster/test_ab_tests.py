@@ -41,20 +41,20 @@ def test_a_test_that_is_left_goes_on_and_once_it_is_decided_asks_no_more(
     ready: Any, provider: RunningProvider, worse: RunningProvider, eventually: Callable[..., Any]
 ) -> None:
     process = ready.start("abtests", "start", "t", "--json")
-    eventually(lambda: provider.stats()["requests"] > 2, what="requests")
+    eventually(lambda: min(each.stats()["requests"] for each in (provider, worse)) > 20, what="requests")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, "go on with `evalservice abtests start" in err) == (130, True), err
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, "go on with `evalservice abtests start" in err) == (130, True), out + err
     left = ready.ok("abtests", "show", "t")
     assert (left["status"], {run["status"] for run in left["runs"]}) == ("running", {"running"})
-    kept = {run["model"]: run["completed_test_cases"] for run in left["runs"]}
-    assert kept == {"good": provider.stats()["requests"], "bad": worse.stats()["requests"]}
+    assert all(run["completed_test_cases"] > 0 for run in left["runs"])
     ended = ready("abtests", "start", "t", "--gate", "--json")
     test = ended.json()
     results = test["results"]
     assert (ended.code, test["status"], results["verdict"]) == (0, "completed", "winner"), ended.err
     assert "bad has lost after" in ended.err
     asked = provider.stats()["requests"] + worse.stats()["requests"]
-    assert results["calls"]["made"] == asked == len(provider.sent("good")) + len(worse.sent("bad"))
-    assert results["calls"]["saved_by_stopping"] == 2 * test["plan"]["test_cases"] - asked > 0
+    made = results["calls"]["made"]
+    assert made <= asked <= made + 2 * 8  # what is in flight when it is left may be asked again
+    assert results["calls"]["saved_by_stopping"] == 2 * test["plan"]["test_cases"] - made > 0
     assert {run["status"] for run in test["runs"]} == {"cancelled"}

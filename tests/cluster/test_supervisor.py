@@ -30,9 +30,9 @@ RECORDS = [{"input": f"What is {n} + {7 * n}?", "expected_output": str(8 * n)} f
 SUPERVISOR = """
 import logging, signal, sys, threading
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-from cluster.abtests import TURN_SECONDS, take_turns
 from cluster.runtime import open_platform, read_settings, start_ray
 from cluster.supervisor import Supervisor
+from cluster.turns import TURN_SECONDS, take_turns
 with open_platform(read_settings()) as platform:
     start_ray(platform.settings)
     supervisor = Supervisor(platform)

@@ -3,13 +3,16 @@
     python -m tests.perf.comparing [--items 10000] [--resamples 10000] [--stored 100000]
 
 Goals: paired permutation 10 times scipy.stats.permutation_test, paired bootstrap 3 times scipy.stats.bootstrap for
-continuous metrics and 20 times for binary ones, BLEU's paired bootstrap at least as fast as sacrebleu's own. Then two
-stored runs are compared, by the side of a bare query that reads the same columns of the same rows once.
+continuous metrics and 20 times for binary ones, BLEU's paired bootstrap at least as fast as sacrebleu's own. A
+sequential A/B test planned for a power of 90 % uses at most 0.65 of the fixed design's test cases in the median, and is
+decided by 1.4 times of it in at least 85 %. Two stored runs are compared, by the side of a bare query that reads the
+same columns of the same rows once.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import time
 import uuid
@@ -23,10 +26,13 @@ from sacrebleu.significance import PairedTest
 from scipy import stats
 
 from evalservice.comparisons.comparing import Asked, compare_runs
+from evalservice.comparisons.race import Race, Terms
 from evalservice.database import driver_connection, make_engine, tenant_transaction
 from evalservice.scoring import build_scorers
 from evalservice.statistics.corpus import bootstrap_corpus_difference
 from evalservice.statistics.paired import bootstrap_differences, sign_flips_of_many
+from evalservice.statistics.power import items_for_pairs
+from evalservice.statistics.sequential import planned_prior
 from evalservice.tables import DEFAULT_ORGANIZATION_ID, EvaluationRun
 from tests.perf.bench import Bench, bench, server, table
 
@@ -121,6 +127,28 @@ def bleu(segments: int, resamples: int) -> list[str]:
     return ["BLEU's paired bootstrap", f"{ours:.2f}", f"{seconds:.2f}", f"{seconds / ours:.1f}", "1"]
 
 
+def races(count: int) -> list[str]:
+    """A/B tests at a true difference of 5 points and a discordance of 0.25, looked at every 25 test cases."""
+    rng, fixed = np.random.default_rng(3), items_for_pairs(0.05, 0.25, power=0.9)
+    terms = Terms(alpha=0.05, binary=True, prior=planned_prior(0.05, 0.25))
+    used = []
+    seconds = 0.0
+    for _ in range(count):
+        differences = rng.choice([-1.0, 0.0, 1.0], size=math.ceil(1.4 * fixed), p=[0.10, 0.75, 0.15])
+        race, values = Race.begin(["a", "b"], terms), {"a": differences.clip(0), "b": -differences.clip(None, 0)}
+        started = time.perf_counter()
+        while race.position < len(differences) and not race.standing().verdict:
+            part = slice(race.position, race.position + 25)
+            race.take({model: own[part] for model, own in values.items()})
+        seconds += time.perf_counter() - started
+        used.append(race.position if race.standing().verdict else math.inf)
+    shares = np.sort(used) / fixed
+    taken = sum(min(each, 1.4 * fixed) for each in used)
+    ninth = f"{shares[math.ceil(0.9 * count) - 1]:.2f}"
+    decided = f"{np.isfinite(shares).mean():.0%}"
+    return [f"{count}", f"{np.median(shares):.2f}", ninth, decided, f"{seconds / taken * 1e6:.0f}"]
+
+
 def _items(lines: list[str], references: list[str]) -> list[Any]:
     from evalservice.records import TestCase
     from evalservice.scoring import Item
@@ -175,6 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--resamples", type=int, default=10_000)
     parser.add_argument("--stored", type=int, default=100_000)
+    parser.add_argument("--races", type=int, default=500)
     given = parser.parse_args(arguments)
     rng = np.random.default_rng(0)
     continuous = rng.normal(0.02, 1, size=(given.items, METRICS))
@@ -188,6 +217,11 @@ def main(arguments: list[str] | None = None) -> None:
             bootstrap("binary", binary, given.resamples, "20"),
             bleu(2_000, 1_000),
         ],
+    )
+    table(
+        "sequential A/B tests, difference 0.05, discordance 0.25, power 0.9, in fixed designs' test cases",
+        ["tests", "median (goal 0.65)", "90th percentile", "decided by 1.4 (goal 85 %)", "µs a test case"],
+        [races(given.races)],
     )
     stored(given.stored)
 

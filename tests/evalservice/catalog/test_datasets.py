@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -21,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evalservice.catalog import snapshots
-from evalservice.catalog.blocks import Block, plan_blocks, read_block
+from evalservice.catalog.blocks import Block, plan_blocks, plan_ordered_blocks, random_order, read_block
 from evalservice.catalog.datasets import check_records, load_cases, snapshot
 from evalservice.catalog.formats import inline_records, read_records
 from evalservice.catalog.mapping import FieldMapping
@@ -421,11 +422,21 @@ def test_a_plan_covers_each_index_that_is_left_exactly_once(total: int, rows: in
 
 
 def test_a_plan_takes_a_mask_of_what_is_done() -> None:
-    import numpy as np
-
     mask = np.zeros(600, dtype=bool)
     mask[[0, 1, 300]] = True
     assert plan_blocks(600, 256, mask) == plan_blocks(600, 256, {0, 1, 300})
+
+
+def test_a_random_order_is_the_same_for_ever_and_its_blocks_are_read_wherever_they_lie(tmp_path: Path) -> None:
+    assert random_order(8, 0).tolist() == [2, 4, 6, 5, 1, 7, 0, 3]
+    assert random_order(1000, 1).tolist() != random_order(1000, 2).tolist()
+    assert sorted(random_order(1000, 1)) == list(range(1000))
+    kept = keep([{"input": str(n)} for n in range(1000)], tmp_path)
+    order, done = random_order(1000, 1)[:100], np.zeros(1000, dtype=bool)
+    done[order[:10]] = True
+    blocks = plan_ordered_blocks(order, 32, done)
+    read = [[int(str(case.input)) for case in read_block(kept, block)] for block in blocks]
+    assert read == [sorted(order[start:stop].tolist()) for start, stop in ((10, 42), (42, 74), (74, 100))]
 
 
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
