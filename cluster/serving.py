@@ -28,6 +28,7 @@ from cluster.abtests import TURN_SECONDS, take_turns
 from cluster.application import platform_wiring
 from cluster.metrics import REQUEST_SECONDS, REQUESTS, Meters
 from cluster.observability import log_as_json
+from cluster.regressions import CHECK_SECONDS, check_due
 from cluster.runtime import Platform, open_platform, read_service_settings, schema_problem
 from cluster.supervisor import Supervisor
 from evalservice.api import create_app
@@ -105,6 +106,7 @@ class RunSupervisor:
         self._supervisor = Supervisor(platform)
         self._supervisor.every(gauges.SECONDS, gauges.ServiceGauges(platform.engine).tell)
         self._supervisor.every(TURN_SECONDS, lambda: take_turns(platform))
+        self._supervisor.every(CHECK_SECONDS, lambda: check_due(platform))
         self._supervisor.every(ROLL_UP_SECONDS, lambda: roll_up_due(platform))
         self._supervisor.every(SWEEP_SECONDS, lambda: sweep_all(platform))
         self._supervisor.start()

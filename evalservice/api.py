@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.middleware.gzip import GZipMiddleware
 
 from evalservice.catalog import routes as catalog
+from evalservice.comparisons import regression_routes
 from evalservice.comparisons import routes as comparisons
 from evalservice.database import is_ready
 from evalservice.interchange import routes as interchange
@@ -39,6 +40,7 @@ ROUTERS = (
     comparisons.comparisons,
     comparisons.ab_tests,
     comparisons.experiments,
+    regression_routes.regression_alerts,
     selection.selections,
     organizations.organizations,
     organizations.api_keys,

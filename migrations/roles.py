@@ -39,6 +39,7 @@ FUNCTIONS = (
     "evalservice_claim_work(text, integer)",
     "evalservice_queue()",
     "evalservice_running_ab_tests()",
+    "evalservice_due_regression_checks(integer)",
 )
 """What crosses organizations, each SECURITY DEFINER with a fixed search_path."""
 

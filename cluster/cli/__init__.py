@@ -13,6 +13,7 @@ import typer
 
 from cluster.cli import (
     abtests,
+    alerts,
     benchmarks,
     compare,
     credentials,
@@ -53,6 +54,7 @@ app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(runs.app, name="runs")
 app.add_typer(imports.app, name="results")
 app.add_typer(abtests.app, name="abtests")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(keys.app, name="keys")
 app.add_typer(members.app, name="members")
 app.add_typer(credentials.app, name="credentials")

@@ -39,6 +39,7 @@ from evalservice.tables.organizations import (
     ProviderCredential,
     User,
 )
+from evalservice.tables.regressions import CHECK_OUTCOMES, RegressionAlert, RegressionCheck
 from evalservice.tables.runs import RUN_STATUSES, EvaluationResult, EvaluationRun
 from evalservice.tables.selection import POLICY_STATUSES, ModelSelectionLog, SelectionOutcome, SelectionPolicy
 
@@ -48,6 +49,7 @@ metadata = Base.metadata
 __all__ = [
     "AB_TEST_STATUSES",
     "BENCHMARK_CATEGORIES",
+    "CHECK_OUTCOMES",
     "DEFAULT_ORGANIZATION_ID",
     "EXPERIMENT_STATUSES",
     "FILE_FORMATS",
@@ -83,6 +85,8 @@ __all__ = [
     "ModelSelectionLog",
     "Organization",
     "ProviderCredential",
+    "RegressionAlert",
+    "RegressionCheck",
     "SelectionOutcome",
     "SelectionPolicy",
     "User",

@@ -22,6 +22,7 @@ TABLE_OF = {
     "benchmark": "benchmark_suites",
     "run": "evaluation_runs",
     "ab_test_id": "ab_tests",
+    "alert_id": "regression_alerts",
     "experiment_id": "experiments",
     "selection_id": "model_selection_logs",
     "organization_id": "organizations",
