@@ -53,6 +53,8 @@ from evalservice.tables import (
     SelectionOutcome,
     SelectionPolicy,
     User,
+    Webhook,
+    WebhookDelivery,
     new_id,
 )
 
@@ -220,6 +222,27 @@ def fill(url: str) -> uuid.UUID:
         )
         session.add_all([numbered, log])
         session.flush()
+        alert = RegressionAlert(
+            id=new_id(),
+            **mine,
+            model_id=model.id,
+            benchmark_id=suite.id,
+            evaluation_run_id=run.id,
+            baseline_run_id=run.id,
+            metric="exact_match",
+            value=0.7,
+            baseline_value=0.8,
+            difference=-0.1,
+            n=500,
+            test="mcnemar_exact",
+            p_value=0.0001,
+            alpha=0.03,
+            look_number=1,
+            acknowledged_by_id=user.id,
+        )
+        webhook = Webhook(id=new_id(), **by, url="https://hooks.example.com/", encrypted_secret=b"x")
+        session.add_all([alert, webhook])
+        session.flush()
         session.add_all(
             [
                 EvaluationResult(
@@ -232,23 +255,7 @@ def fill(url: str) -> uuid.UUID:
                 ExperimentRunEvaluation(**mine, experiment_run_id=numbered.id, evaluation_run_id=run.id),
                 SelectionOutcome(**mine, selection_id=log.id, success=True, served_model_id=model.id),
                 RegressionCheck(**mine, evaluation_run_id=run.id, outcome="passed"),
-                RegressionAlert(
-                    **mine,
-                    model_id=model.id,
-                    benchmark_id=suite.id,
-                    evaluation_run_id=run.id,
-                    baseline_run_id=run.id,
-                    metric="exact_match",
-                    value=0.7,
-                    baseline_value=0.8,
-                    difference=-0.1,
-                    n=500,
-                    test="mcnemar_exact",
-                    p_value=0.0001,
-                    alpha=0.03,
-                    look_number=1,
-                    acknowledged_by_id=user.id,
-                ),
+                WebhookDelivery(**mine, webhook_id=webhook.id, regression_alert_id=alert.id, status="delivered"),
             ]
         )
         session.commit()

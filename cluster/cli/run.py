@@ -80,8 +80,10 @@ def _regression(opened: Service, run_id: str) -> dict[str, Any] | None:
     patience = SERVICE_PATIENCE_SECONDS
     if opened.platform is not None:
         from cluster.regressions import check_own
+        from cluster.webhooks import send_own
 
         check_own(opened.platform)
+        send_own(opened.platform)
         patience = 0.0
     deadline = time.monotonic() + patience
     while True:

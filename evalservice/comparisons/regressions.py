@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, joinedload
 
+from evalservice.comparisons.webhooks import announce
 from evalservice.errors import Conflict, EvalserviceError, NotFound
 from evalservice.runs.service import primary_metric
 from evalservice.tables import EvaluationRun, RegressionAlert, RegressionCheck
@@ -55,7 +56,8 @@ def check_run(session: Session, run_id: uuid.UUID) -> Checked | None:
         return None
     run = session.get_one(EvaluationRun, run_id, options=[joinedload(EvaluationRun.model)])
     # Looks at one baseline are counted one after the other, however many supervisors there are.
-    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(run.configuration_hash, 0))))
+    configuration = f"{run.organization_id} {run.configuration_hash}"
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(configuration, 0))))
     baseline = _baseline(session, run)
     if baseline is None:
         checked = Checked("baseline", "")
@@ -169,4 +171,5 @@ def _compared(session: Session, row: RegressionCheck, run: EvaluationRun, baseli
     )
     session.add(alert)
     session.flush()
+    announce(session, alert)
     return Checked("regressed", "", alert)

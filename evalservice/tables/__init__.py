@@ -42,6 +42,7 @@ from evalservice.tables.organizations import (
 from evalservice.tables.regressions import CHECK_OUTCOMES, RegressionAlert, RegressionCheck
 from evalservice.tables.runs import RUN_STATUSES, EvaluationResult, EvaluationRun
 from evalservice.tables.selection import POLICY_STATUSES, ModelSelectionLog, SelectionOutcome, SelectionPolicy
+from evalservice.tables.webhooks import DELIVERY_STATUSES, Webhook, WebhookDelivery
 
 metadata = Base.metadata
 """What migrations are compared with."""
@@ -51,6 +52,7 @@ __all__ = [
     "BENCHMARK_CATEGORIES",
     "CHECK_OUTCOMES",
     "DEFAULT_ORGANIZATION_ID",
+    "DELIVERY_STATUSES",
     "EXPERIMENT_STATUSES",
     "FILE_FORMATS",
     "LOCAL_USER_ID",
@@ -90,6 +92,8 @@ __all__ = [
     "SelectionOutcome",
     "SelectionPolicy",
     "User",
+    "Webhook",
+    "WebhookDelivery",
     "metadata",
     "new_id",
 ]

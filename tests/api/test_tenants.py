@@ -29,6 +29,7 @@ TABLE_OF = {
     "key_id": "api_keys",
     "credential_id": "provider_credentials",
     "user_id": "users",
+    "webhook_id": "webhooks",
     "name": "",
 }
 """Which table a path parameter names a row of. A new one without a line here fails the test below."""
