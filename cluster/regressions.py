@@ -12,7 +12,7 @@ from evalservice.errors import DatabaseUnavailable
 
 CHECK_SECONDS = 1.0
 CHECKS_A_TURN = 5
-"""A check reads two runs; the other chores of the supervisor wait for it."""
+"""A check reads two runs, and may draw for a minute: it has a thread of its own."""
 MOST_HERE = 100
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def _check(platform: Platform, organization_id: uuid.UUID, run_id: uuid.UUID) ->
     if checked.outcome == "regressed":
         log.warning("run_regressed", extra={**about, **told})
     elif checked.reason:
-        log.info("run_not_compared", extra={**about, **told})
+        log.info("run_not_compared" if checked.outcome == "not_compared" else "run_compared", extra={**about, **told})
 
 
 def _told(checked: Checked) -> dict[str, object]:

@@ -108,12 +108,13 @@ class RunSupervisor:
         self._supervisor = Supervisor(platform)
         self._supervisor.every(gauges.SECONDS, gauges.ServiceGauges(platform.engine).tell)
         self._supervisor.every(TURN_SECONDS, lambda: take_turns(platform))
-        self._supervisor.every(CHECK_SECONDS, lambda: check_due(platform))
         self._supervisor.every(ROLL_UP_SECONDS, lambda: roll_up_due(platform))
         self._supervisor.every(SWEEP_SECONDS, lambda: sweep_all(platform))
         self._supervisor.start()
-        self._webhooks = Periodic()  # a thread of its own: a receiver that is slow holds up nothing else
+        self._checks, self._webhooks = Periodic(), Periodic()  # threads of their own: they hold up nothing else
+        self._checks.add(CHECK_SECONDS, lambda: check_due(platform))
         self._webhooks.add(SEND_SECONDS, lambda: send_due(platform))
+        self._checks.start()
         self._webhooks.start()
 
     def check_health(self) -> None:
@@ -121,6 +122,7 @@ class RunSupervisor:
         self._supervisor.check()
 
     def __del__(self) -> None:
+        self._checks.stop()
         self._webhooks.stop()
         self._supervisor.stop(timeout=5)
         self._opened.close()

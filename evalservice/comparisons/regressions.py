@@ -113,7 +113,7 @@ def _compared(session: Session, row: RegressionCheck, run: EvaluationRun, baseli
     """The look at the baseline. Raises Conflict, InvalidInput and ValueError where the two cannot be paired."""
     from evalservice.comparisons.comparing import Asked  # not at the top: statsmodels takes a second, and a first run
     from evalservice.comparisons.pairing import asked_by_all, check_coverage, check_runs, comparable_metrics, load
-    from evalservice.comparisons.regression_rule import compare_with_baseline, judge, value_of
+    from evalservice.comparisons.regression_rule import compare_with_baseline, is_blind, judge, value_of
 
     asked, runs = Asked(), (run, baseline)
     check_runs(runs)
@@ -149,7 +149,8 @@ def _compared(session: Session, row: RegressionCheck, run: EvaluationRun, baseli
     row.baseline_run_id, row.look_number = baseline.id, look
     row.value, row.p_value = value, found.p_value
     if not found.regressed:
-        return Checked("passed", "")
+        blind = f"look {look} may spend {found.alpha:.1g}, less than its draws can show: no drop is found any more"
+        return Checked("passed", blind if is_blind(pair.test, pair.n, look) else "")
     alert = RegressionAlert(
         organization_id=run.organization_id,
         model_id=run.model_id,

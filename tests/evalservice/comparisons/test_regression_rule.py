@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalservice.comparisons.designs import Items, System
-from evalservice.comparisons.regression_rule import ALPHA, Judgement, alpha_of, compare_with_baseline, judge, value_of
+from evalservice.comparisons.regression_rule import (
+    ALPHA,
+    Judgement,
+    alpha_of,
+    compare_with_baseline,
+    is_blind,
+    judge,
+    value_of,
+)
 from evalservice.scoring import Metric
 from evalservice.statistics.binary import Pairs, mcnemar
 from evalservice.statistics.paired import sign_flips_of_many
@@ -102,6 +110,12 @@ def test_a_late_look_at_a_continuous_metric_draws_until_its_level_can_be_seen() 
     assert found.alpha < 1e-5
     assert found.regressed
     assert found.p_value < 1e-5
+
+
+@pytest.mark.parametrize(("n", "seeing"), [(500, 246), (10_000, 246), (100_000, 77)])
+def test_looks_that_no_draws_can_resolve_are_known(n: int, seeing: int) -> None:
+    assert not is_blind("mcnemar_exact", n, 10_000)
+    assert [is_blind("sign_flips", n, look) for look in (1, seeing, seeing + 5)] == [False, False, True]
 
 
 @given(st.floats(0.001, 0.5), st.floats(1e-9, 1), st.integers(1, 100), st.booleans())
