@@ -27,9 +27,12 @@ from cluster import gauges
 from cluster.application import platform_wiring
 from cluster.metrics import REQUEST_SECONDS, REQUESTS, Meters
 from cluster.observability import log_as_json
+from cluster.periodic import Periodic
+from cluster.regressions import CHECK_SECONDS, check_due
 from cluster.runtime import Platform, open_platform, read_service_settings, schema_problem
 from cluster.supervisor import Supervisor
 from cluster.turns import TURN_SECONDS, take_turns
+from cluster.webhooks import SEND_SECONDS, send_due
 from evalservice.api import create_app
 from evalservice.catalog.uploads import sweep_uploads
 from evalservice.database import tenant_transaction, transaction
@@ -108,12 +111,19 @@ class RunSupervisor:
         self._supervisor.every(ROLL_UP_SECONDS, lambda: roll_up_due(platform))
         self._supervisor.every(SWEEP_SECONDS, lambda: sweep_all(platform))
         self._supervisor.start()
+        self._checks, self._webhooks = Periodic(), Periodic()  # threads of their own: they hold up nothing else
+        self._checks.add(CHECK_SECONDS, lambda: check_due(platform))
+        self._webhooks.add(SEND_SECONDS, lambda: send_due(platform))
+        self._checks.start()
+        self._webhooks.start()
 
     def check_health(self) -> None:
         """Raises ClusterUnavailable when the loop is dead: Serve then starts another."""
         self._supervisor.check()
 
     def __del__(self) -> None:
+        self._checks.stop()
+        self._webhooks.stop()
         self._supervisor.stop(timeout=5)
         self._opened.close()
 

@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.middleware.gzip import GZipMiddleware
 
 from evalservice.catalog import routes as catalog
+from evalservice.comparisons import regression_routes, webhook_routes
 from evalservice.comparisons import routes as comparisons
 from evalservice.database import is_ready
 from evalservice.interchange import routes as interchange
@@ -40,6 +41,8 @@ ROUTERS = (
     comparisons.ab_tests,
     comparisons.experiments,
     comparisons.experiment_templates,
+    regression_routes.regression_alerts,
+    webhook_routes.webhooks,
     selection.selections,
     organizations.organizations,
     organizations.api_keys,

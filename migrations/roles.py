@@ -40,6 +40,8 @@ FUNCTIONS = (
     "evalservice_queue()",
     "evalservice_running_ab_tests()",
     "evalservice_running_experiments()",
+    "evalservice_due_regression_checks(integer)",
+    "evalservice_due_webhook_deliveries(integer)",
 )
 """What crosses organizations, each SECURITY DEFINER with a fixed search_path."""
 

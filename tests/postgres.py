@@ -48,9 +48,13 @@ from evalservice.tables import (
     ModelSelectionLog,
     Organization,
     ProviderCredential,
+    RegressionAlert,
+    RegressionCheck,
     SelectionOutcome,
     SelectionPolicy,
     User,
+    Webhook,
+    WebhookDelivery,
     new_id,
 )
 
@@ -218,6 +222,27 @@ def fill(url: str) -> uuid.UUID:
         )
         session.add_all([numbered, log])
         session.flush()
+        alert = RegressionAlert(
+            id=new_id(),
+            **mine,
+            model_id=model.id,
+            benchmark_id=suite.id,
+            evaluation_run_id=run.id,
+            baseline_run_id=run.id,
+            metric="exact_match",
+            value=0.7,
+            baseline_value=0.8,
+            difference=-0.1,
+            n=500,
+            test="mcnemar_exact",
+            p_value=0.0001,
+            alpha=0.03,
+            look_number=1,
+            acknowledged_by_id=user.id,
+        )
+        webhook = Webhook(id=new_id(), **by, url="https://hooks.example.com/", encrypted_secret=b"x")
+        session.add_all([alert, webhook])
+        session.flush()
         session.add_all(
             [
                 EvaluationResult(
@@ -229,6 +254,8 @@ def fill(url: str) -> uuid.UUID:
                 ABTestRun(**mine, ab_test_id=test.id, model_id=model.id, evaluation_run_id=run.id),
                 ExperimentRunEvaluation(**mine, experiment_run_id=numbered.id, evaluation_run_id=run.id),
                 SelectionOutcome(**mine, selection_id=log.id, success=True, served_model_id=model.id),
+                RegressionCheck(**mine, evaluation_run_id=run.id, outcome="passed"),
+                WebhookDelivery(**mine, webhook_id=webhook.id, regression_alert_id=alert.id, status="delivered"),
             ]
         )
         session.commit()

@@ -408,7 +408,9 @@ def test_the_functions_that_cross_are_few_fixed_and_not_for_the_public(world: Wo
         for name in (
             "evalservice_add_member",
             "evalservice_claim_work",
+            "evalservice_due_regression_checks",
             "evalservice_due_rollups",
+            "evalservice_due_webhook_deliveries",
             "evalservice_find_api_key",
             "evalservice_queue",
             "evalservice_running_ab_tests",

@@ -13,6 +13,7 @@ import typer
 
 from cluster.cli import (
     abtests,
+    alerts,
     benchmarks,
     compare,
     credentials,
@@ -29,6 +30,7 @@ from cluster.cli import (
     run,
     runs,
     up,
+    webhooks,
 )
 from cluster.cli.output import note, quiet_broken_pipe, take_stdout
 from cluster.observability import log_as_text
@@ -55,6 +57,8 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(imports.app, name="results")
 app.add_typer(abtests.app, name="abtests")
 app.add_typer(experiments.app, name="experiments")
+app.add_typer(alerts.app, name="alerts")
+app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(keys.app, name="keys")
 app.add_typer(members.app, name="members")
 app.add_typer(credentials.app, name="credentials")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 
+from cluster.cli.alerts import said
 from cluster.cli.common import Json, Service, body_of, json_object, money, service, with_interval
 from cluster.cli.follow import follow
 from cluster.cli.output import note, print_json, say
 from evalservice.client import path_of
+
+SERVICE_PATIENCE_SECONDS = 2.0
 
 
 def run(
@@ -33,7 +37,8 @@ def run(
     """Benchmark a model. Every result is a row in Postgres; the run can be resumed after any fault.
 
     This process drives the run, or with EVALSERVICE_URL the service does and this follows it. Ctrl-C once cancels and
-    keeps what was answered. Exit code 1 when the run did not complete.
+    keeps what was answered. Exit code 1 when the run did not complete. One that is worse than earlier ones of the same
+    configuration, beyond noise, is told on stderr and listed by `evalservice alerts`.
     """
     from evalservice.catalog.model_config import ModelConfig
     from evalservice.catalog.schemas import parse
@@ -60,8 +65,33 @@ def finish(opened: Service, run_id: str, json: bool) -> int:
         ended = to_its_end(opened, run_id, "asking")
     finally:
         leave_ray(opened)
-    report(ended, json)
+    alert = _regression(opened, run_id) if ended["status"] == "completed" else None
+    if json and alert is not None:
+        print_json({**document(ended), "regression_alert": alert})
+    else:
+        report(ended, json)
+    if alert is not None:
+        note(said(alert))
     return 0 if ended["status"] == "completed" else 1
+
+
+def _regression(opened: Service, run_id: str) -> dict[str, Any] | None:
+    """The alert that a completed run has raised. A service checks it in its own time, which is waited for a little."""
+    patience = SERVICE_PATIENCE_SECONDS
+    if opened.platform is not None:
+        from cluster.regressions import check_own
+        from cluster.webhooks import send_own
+
+        check_own(opened.platform)
+        send_own(opened.platform)
+        patience = 0.0
+    deadline = time.monotonic() + patience
+    while True:
+        for alert in opened.client.items(path_of("regression-alerts"), 1, evaluation_run_id=run_id):
+            return alert
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.5)
 
 
 def to_its_end(opened: Service, run_id: str, title: str) -> dict[str, Any]:

@@ -39,8 +39,10 @@ from evalservice.tables.organizations import (
     ProviderCredential,
     User,
 )
+from evalservice.tables.regressions import CHECK_OUTCOMES, RegressionAlert, RegressionCheck
 from evalservice.tables.runs import RUN_STATUSES, EvaluationResult, EvaluationRun
 from evalservice.tables.selection import POLICY_STATUSES, ModelSelectionLog, SelectionOutcome, SelectionPolicy
+from evalservice.tables.webhooks import DELIVERY_STATUSES, Webhook, WebhookDelivery
 
 metadata = Base.metadata
 """What migrations are compared with."""
@@ -48,7 +50,9 @@ metadata = Base.metadata
 __all__ = [
     "AB_TEST_STATUSES",
     "BENCHMARK_CATEGORIES",
+    "CHECK_OUTCOMES",
     "DEFAULT_ORGANIZATION_ID",
+    "DELIVERY_STATUSES",
     "EXPERIMENT_STATUSES",
     "FILE_FORMATS",
     "LOCAL_USER_ID",
@@ -83,9 +87,13 @@ __all__ = [
     "ModelSelectionLog",
     "Organization",
     "ProviderCredential",
+    "RegressionAlert",
+    "RegressionCheck",
     "SelectionOutcome",
     "SelectionPolicy",
     "User",
+    "Webhook",
+    "WebhookDelivery",
     "metadata",
     "new_id",
 ]

@@ -22,6 +22,7 @@ TABLE_OF = {
     "benchmark": "benchmark_suites",
     "run": "evaluation_runs",
     "ab_test_id": "ab_tests",
+    "alert_id": "regression_alerts",
     "experiment_id": "experiments",
     "template_id": "experiment_templates",
     "selection_id": "model_selection_logs",
@@ -29,6 +30,7 @@ TABLE_OF = {
     "key_id": "api_keys",
     "credential_id": "provider_credentials",
     "user_id": "users",
+    "webhook_id": "webhooks",
     "name": "",
 }
 """Which table a path parameter names a row of. A new one without a line here fails the test below."""

@@ -20,6 +20,7 @@ from tests.conftest import Cli, kill_family, new_home, wait_until
 from tests.prometheus import discovered, scraped, total
 from tests.provider import RunningProvider
 from tests.ray_head import free_port
+from tests.receiver import running_receiver
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,30 @@ def test_the_command_line_follows_a_run_that_the_service_drives(up: Up, evalserv
     assert len(cli.ok("runs", "items", run["id"], "--limit", 3)["items"]) == 3
     rescored = cli.ok("runs", "rescore", run["id"])
     assert rescored["aggregated_results"] == run["aggregated_results"]
+
+
+def test_the_supervisor_finds_a_run_that_has_become_worse_and_tells_the_webhooks(
+    up: Up, provider: RunningProvider
+) -> None:
+    cases = [{"input": f"What is {i} + 2?", "expected_output": str(i + 2)} for i in range(60)]
+    model = {"name": "sliding", "platform": "openai", "model_id": "sliding", "base_url": provider.url}
+    suite = {"name": "twos", "dataset": "twos", "category": "qa", "evaluation_criteria": {"scorers": ["numeric_match"]}}
+    with up.client() as client, running_receiver() as receiver:
+        assert client.post("/v1/datasets", json={"name": "twos", "test_cases": cases}).status_code == 201
+        assert client.post("/v1/models", json=model).status_code == 201
+        assert client.post("/v1/benchmarks", json=suite).status_code == 201
+        assert client.post("/v1/webhooks", json={"url": receiver.url}).status_code == 201
+        runs = []
+        for wrong in (0.0, 0.5):
+            provider.control(wrong=wrong)
+            asked = client.post("/v1/evaluation-runs", json={"model": "sliding", "benchmark": "twos"}).json()
+            path = f"/v1/evaluation-runs/{asked['id']}"
+            wait_until(lambda path=path: client.get(path).json()["status"] == "completed", 120, what="the run's end")
+            runs.append(asked["id"])
+        wait_until(lambda: receiver.got, 20, what="the webhook's message")
+        [alert] = client.get("/v1/regression-alerts", params={"model": "sliding"}).json()["items"]
+    assert [alert["baseline_run_id"], alert["evaluation_run_id"]] == runs
+    assert [json.loads(body)["data"] for _, _, body in receiver.got] == [alert]
 
 
 def test_ctrl_c_leaves_nothing_behind(up: Up) -> None:

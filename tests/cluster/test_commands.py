@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from tests.provider import RunningProvider
+from tests.receiver import running_receiver
 
 
 def registered(cli: Any, provider: RunningProvider, folder: Path, count: int = 400) -> None:
@@ -128,3 +129,19 @@ def test_a_runs_own_settings_and_its_provenance_are_shown(everything: Any) -> No
     assert 0 < shown["duration_seconds"] < 120
     again = everything.ok(*command, "--limit", "1")
     assert everything.ok("runs", "show", again["id"])["configuration_hash"] == shown["configuration_hash"]
+
+
+def test_a_run_that_is_worse_than_the_last_one_says_so_and_tells_the_webhooks(
+    cli: Any, provider: RunningProvider, tmp_path: Path
+) -> None:
+    registered(cli, provider, tmp_path, count=60)
+    with running_receiver() as receiver:
+        assert cli.ok("webhooks", "add", receiver.url)["secret"].startswith("whsec_")
+        first = cli.ok("run", "--model", "m", "--benchmark", "sums")
+        provider.control(wrong=0.5)
+        ended = cli("run", "--model", "m", "--benchmark", "sums", "--json")
+    worse, [(_, _, body)] = ended.json(), receiver.got
+    assert "regression_alert" not in first
+    assert (ended.code, worse["regression_alert"]["baseline_run_id"]) == (0, first["id"])
+    assert "regressed: numeric_match" in ended.err
+    assert json.loads(body)["data"] == worse["regression_alert"]
