@@ -19,6 +19,7 @@ from evalservice.client import path_of
 from evalservice.errors import EvalserviceError
 
 SERVICE_PATIENCE_SECONDS = 2.0
+LATEST = 100
 
 
 def run(
@@ -70,7 +71,7 @@ def finish(opened: Service, run_id: str, json: bool) -> int:
     alert = None
     if ended["status"] == "completed":
         with contextlib.suppress(EvalserviceError):  # the run is done; its check stays due
-            alert = _regression(opened, run_id)
+            alert = _regression(opened, ended)
     if json and alert is not None:
         print_json({**document(ended), "regression_alert": alert})
     else:
@@ -80,16 +81,17 @@ def finish(opened: Service, run_id: str, json: bool) -> int:
     return 0 if ended["status"] == "completed" else 1
 
 
-def _regression(opened: Service, run_id: str) -> dict[str, Any] | None:
+def _regression(opened: Service, ended: dict[str, Any]) -> dict[str, Any] | None:
     """The alert that a completed run has raised. A service checks it in its own time, which is waited for a little."""
-    patience = SERVICE_PATIENCE_SECONDS
+    run_id, patience = ended["id"], 0.0
     if opened.platform is not None:
         from cluster.regressions import check_own
         from cluster.webhooks import send_own
 
         check_own(opened.platform)
         send_own(opened.platform)
-        patience = 0.0
+    elif _measured_before(opened, ended):
+        patience = SERVICE_PATIENCE_SECONDS
     deadline = time.monotonic() + patience
     while True:
         for alert in opened.client.items(path_of("regression-alerts"), 1, evaluation_run_id=run_id):
@@ -97,6 +99,12 @@ def _regression(opened: Service, run_id: str) -> dict[str, Any] | None:
         if time.monotonic() >= deadline:
             return None
         time.sleep(0.5)
+
+
+def _measured_before(opened: Service, ended: dict[str, Any]) -> bool:
+    """Whether there is anything to be worse than, among the latest runs of this model."""
+    latest = opened.client.items(path_of("evaluation-runs"), LATEST, model=ended["model_id"], status="completed")
+    return any(r["id"] != ended["id"] and r["configuration_hash"] == ended["configuration_hash"] for r in latest)
 
 
 def to_its_end(opened: Service, run_id: str, title: str) -> dict[str, Any]:
