@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.cli.common import Description, Json, minute, service
+from cluster.cli.common import Description, Json, by_id_or_name, minute, service
 from cluster.cli.compare import GATE_CODES, show_metric
 from cluster.cli.output import note, print_json, print_table, say
 from evalservice.client import path_of
-from evalservice.errors import InvalidInput, NotFound
+from evalservice.errors import InvalidInput
 
 if TYPE_CHECKING:
     from evalservice.client import Client
@@ -130,7 +129,7 @@ def start(
     from evalservice.runs.lifecycle import driver_name
 
     with service() as opened:
-        test = find(opened.client, reference)
+        test = _find(opened.client, reference)
         if test["status"] != "completed":
             if opened.claims is not None and not no_wait:
                 opened.claims.owner = driver_name()
@@ -154,7 +153,7 @@ def start(
 def show(reference: Reference, gate: Gate = False, json: Json = False) -> int:
     """Show a test: its design, how far its models are, what it has found so far or in the end."""
     with service() as opened:
-        test = find(opened.client, reference)
+        test = _find(opened.client, reference)
     if gate and test["results"]["comparison"] is None:
         raise InvalidInput("--gate", test["status"], "a test that is completed")
     return _reported(test, json, gate=gate, failed=0)
@@ -194,25 +193,15 @@ def list_(
 def cancel(reference: Reference, json: Json = False) -> None:
     """Cancel a test and the runs that it has made; runs that it shares go on."""
     with service() as opened:
-        test = opened.client.post(path_of("ab-tests", find(opened.client, reference)["id"], "cancel"))
+        test = opened.client.post(path_of("ab-tests", _find(opened.client, reference)["id"], "cancel"))
     if json:
         print_json(test)
     else:
         say(f"A/B test {test['name']!r} is cancelled")
 
 
-def find(client: Client, reference: str) -> dict[str, Any]:
-    """A test by id or name. Raises NotFound, and InvalidInput when several have the name."""
-    try:
-        found: dict[str, Any] = client.get(path_of("ab-tests", uuid.UUID(reference)))
-        return found
-    except ValueError:
-        named = list(client.items(path_of("ab-tests"), 10, name=reference))
-    if not named:
-        raise NotFound("A/B test", reference, "`evalservice abtests list` shows them")
-    if len(named) > 1:
-        raise InvalidInput("A/B test", reference, f"one of the ids {', '.join(test['id'] for test in named)}")
-    return named[0]
+def _find(client: Client, reference: str) -> dict[str, Any]:
+    return by_id_or_name(client, "ab-tests", "A/B test", reference, "`evalservice abtests list` shows them")
 
 
 def _against(test: dict[str, Any]) -> str:

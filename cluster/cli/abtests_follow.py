@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import threading
-import time
 from typing import Any, Literal
 from uuid import UUID
 
-from cluster.cli.common import Service
+from cluster.cli.common import Service, detached
+from cluster.cli.follow import patiently
 from cluster.cli.output import note
 from cluster.cli.progress import cancelled_by_signals, shown
 from cluster.driver import Progress
 from cluster.local_runs import LocalRuns
 from evalservice.client import path_of
-from evalservice.errors import LeaseHeld, Unavailable
+from evalservice.errors import LeaseHeld
 from evalservice.runs.lifecycle import Lease
 
 POLL_SECONDS = 1.0
-PATIENCE_SECONDS = 120.0
 
 
 class Leave:
@@ -37,11 +34,12 @@ class Leave:
 def to_its_end(opened: Service, test: dict[str, Any]) -> dict[str, Any]:
     """Follow a test until it has ended, or Ctrl-C; gives its document. Raises what its drivers and the service do."""
     leave = Leave()
+    test_id = test["id"]
     title = " against ".join(run["model"] for run in test["runs"])
     with contextlib.ExitStack() as stack:
         local = None
         if opened.platform is not None:
-            local = LocalRuns(opened.platform, UUID(test["id"]), _leases(opened, test))
+            local = LocalRuns(opened.platform, UUID(test_id), _leases(opened, test))
         stack.enter_context(cancelled_by_signals(leave, "leaving"))
         show = stack.enter_context(shown(title))
         if local is not None:
@@ -51,25 +49,12 @@ def to_its_end(opened: Service, test: dict[str, Any]) -> dict[str, Any]:
             leave.asked.wait(POLL_SECONDS)
             if local is not None and not leave.asked.is_set():
                 local.turn()
-            test = _read(opened, test["id"])
+            test = patiently(lambda: opened.client.get(path_of("ab-tests", test_id)), opened)
             show(_progress(test))
             stopped = _told(test, stopped)
         if local is not None and test["status"] == "running":
             local.leave()
     return test
-
-
-def _read(opened: Service, test_id: str) -> dict[str, Any]:
-    """The test's document; a service may be away for a while."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            test: dict[str, Any] = opened.client.get(path_of("ab-tests", test_id))
-            return test
-        except Unavailable:
-            if opened.platform is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(POLL_SECONDS)
 
 
 def _leases(opened: Service, test: dict[str, Any]) -> dict[UUID, Lease]:
@@ -120,14 +105,5 @@ def in_background(opened: Service, test_id: str) -> str:
     """The service's supervisors see to the test; without a service a process of its own does. Says where its log is."""
     if opened.platform is None:
         return ""
-    logs = opened.platform.settings.home_path / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    with (logs / f"abtest-{test_id}.log").open("wb") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", "abtests", "start", test_id],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    return f" (log: {log.name})"
+    log = detached(opened.platform, f"abtest-{test_id}.log", "abtests", "start", test_id)
+    return f" (log: {log})"

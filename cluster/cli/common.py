@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -253,3 +255,36 @@ def named(
     if matches:
         return matches[0]
     raise NotFound(kind, wanted, f"known are {', '.join(known[:20])}" if known else "there is none yet")
+
+
+def by_id_or_name(client: Client, path: str, kind: str, reference: str, hint: str) -> dict[str, Any]:
+    """What a list of the API has under that id or name. Raises NotFound, and InvalidInput when several have the name.
+
+    hint: what shows the others.
+    """
+    try:
+        found: dict[str, Any] = client.get(path_of(path, uuid.UUID(reference)))
+        return found
+    except ValueError:
+        listed = list(client.items(path_of(path), 10, name=reference))
+    if not listed:
+        raise NotFound(kind, reference, hint)
+    if len(listed) > 1:
+        raise InvalidInput(kind, reference, f"one of the ids {', '.join(each['id'] for each in listed)}")
+    return listed[0]
+
+
+def detached(opened: Platform, log_name: str, *arguments: str) -> Path:
+    """Start another `evalservice` that outlives this one; gives where it logs, in the home."""
+    logs = opened.settings.home_path / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    path = logs / log_name
+    with path.open("wb") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "cluster.cli", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    return path

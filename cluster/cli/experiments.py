@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
 
-from cluster.cli.common import Description, Json, Service, Tags, minute, money, service, with_interval
+from cluster.cli.common import Description, Json, Service, Tags, by_id_or_name, minute, money, service, with_interval
 from cluster.cli.output import note, print_json, print_table, say
 from evalservice.client import path_of
 from evalservice.errors import InvalidInput, NotFound
@@ -105,7 +104,7 @@ def start(
     answered is kept, and `experiments resume` goes on. Exit code 1 when a cell failed.
     """
     with service() as opened:
-        experiment = find(opened.client, reference)
+        experiment = _find(opened.client, reference)
         run = opened.client.post(path_of("experiments", experiment["id"], "start"))
         shared = sum(cell["is_shared"] for cell in run["cells"])
         note(f"run {run['run_number']} of {experiment['name']!r}: {len(run['cells'])} cells, {shared} of them shared")
@@ -116,7 +115,7 @@ def start(
 def pause(reference: Reference, json: Json = False) -> None:
     """Stop what the experiment has under way; what was answered is kept."""
     with service() as opened:
-        experiment = opened.client.post(path_of("experiments", find(opened.client, reference)["id"], "pause"))
+        experiment = opened.client.post(path_of("experiments", _find(opened.client, reference)["id"], "pause"))
     if json:
         print_json(experiment)
     else:
@@ -127,7 +126,7 @@ def pause(reference: Reference, json: Json = False) -> None:
 def resume(reference: Reference, json: Json = False) -> int:
     """Go on with a paused experiment, or with runs that were left, and follow them to their end."""
     with service() as opened:
-        experiment = find(opened.client, reference)
+        experiment = _find(opened.client, reference)
         if experiment["status"] == "paused":
             experiment = opened.client.post(path_of("experiments", experiment["id"], "resume"))
         runs = list(opened.client.items(path_of("experiments", experiment["id"], "runs")))
@@ -138,7 +137,7 @@ def resume(reference: Reference, json: Json = False) -> int:
 def show(reference: Reference, run: Number = None, json: Json = False) -> None:
     """Show an experiment and a numbered run of it: every cell, how far it is, what it has found."""
     with service() as opened:
-        experiment = find(opened.client, reference)
+        experiment = _find(opened.client, reference)
         runs = list(opened.client.items(path_of("experiments", experiment["id"], "runs")))
     chosen = [each for each in runs if run in (None, each["run_number"])][:1]
     if run is not None and not chosen:
@@ -190,7 +189,7 @@ def report(
     if form not in ("markdown", "html"):
         raise InvalidInput("format", form, "accepted are markdown and html")
     with service() as opened:
-        experiment = find(opened.client, reference)
+        experiment = _find(opened.client, reference)
         found = opened.client.get(path_of("experiments", experiment["id"], "report"), run=run)
     if json:
         print_json(found)
@@ -249,18 +248,8 @@ def list_templates(json: Json = False) -> None:
         )
 
 
-def find(client: Client, reference: str) -> dict[str, Any]:
-    """An experiment by id or name. Raises NotFound, and InvalidInput when several have the name."""
-    try:
-        found: dict[str, Any] = client.get(path_of("experiments", uuid.UUID(reference)))
-        return found
-    except ValueError:
-        named = list(client.items(path_of("experiments"), 10, name=reference))
-    if not named:
-        raise NotFound("experiment", reference, "`evalservice experiments list` shows them")
-    if len(named) > 1:
-        raise InvalidInput("experiment", reference, f"one of the ids {', '.join(each['id'] for each in named)}")
-    return named[0]
+def _find(client: Client, reference: str) -> dict[str, Any]:
+    return by_id_or_name(client, "experiments", "experiment", reference, "`evalservice experiments list` shows them")
 
 
 def _grid(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from cluster.cli.common import Service
+from cluster.cli.follow import patiently
 from cluster.cli.output import note
 from cluster.cli.progress import cancelled_by_signals, shown
 from cluster.driver import Progress, Stop
@@ -47,7 +48,7 @@ def to_its_end(opened: Service, experiment_id: str, number: int) -> dict[str, An
     try:
         with cancelled_by_signals(leave, "leaving"), shown(f"run {number}") as show:
             while True:
-                run = _read(opened, experiment_id, number)
+                run = patiently(lambda: _read(opened, experiment_id, number), opened)
                 show(_progress(run))
                 if run["status"] != "running" or leave.asked.is_set():
                     return run

@@ -1,19 +1,22 @@
-"""Following a run that a service drives: its progress, Ctrl-C, its end."""
+"""Following what a service does: a run's progress, Ctrl-C, its end; and patience while it is away."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cluster.cli.output import note
 from evalservice.client import path_of
 from evalservice.errors import EvalserviceError, RunFailed, Unavailable
 
 if TYPE_CHECKING:
+    from cluster.cli.common import Service
     from cluster.driver import Progress
     from evalservice.client import Client
+
+T = TypeVar("T")
 
 PATIENCE_SECONDS = 120.0
 AGAIN_SECONDS = 1.0
@@ -80,3 +83,15 @@ def _progress(data: dict[str, Any]) -> Progress:
     from cluster.driver import Progress
 
     return Progress(data["total_test_cases"], data["completed_test_cases"], data["failed_test_cases"])
+
+
+def patiently(read: Callable[[], T], opened: Service) -> T:
+    """What `read` gives of a service, which may be away for two minutes. Raises Unavailable when it stays away."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return read()
+        except Unavailable:
+            if opened.platform is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(AGAIN_SECONDS)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import time
 from typing import Annotated, Any
 from uuid import UUID
@@ -12,7 +10,7 @@ from uuid import UUID
 import typer
 
 from cluster.cli.alerts import said
-from cluster.cli.common import Json, Service, body_of, json_object, money, service, with_interval
+from cluster.cli.common import Json, Service, body_of, detached, json_object, money, service, with_interval
 from cluster.cli.follow import follow
 from cluster.cli.output import note, print_json, say
 from evalservice.client import path_of
@@ -181,18 +179,9 @@ def _in_background(opened: Service, created: dict[str, Any], json: bool) -> int:
         else:
             say(f"run {run_id} is {created['status']}; see `evalservice runs show {run_id}`")
         return 0
-    logs = opened.platform.settings.home_path / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    with (logs / f"run-{run_id}.log").open("wb") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", "runs", "resume", run_id],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    log = detached(opened.platform, f"run-{run_id}.log", "runs", "resume", run_id)
     if json:
-        print_json({"id": run_id, "status": "pending", "log": log.name})
+        print_json({"id": run_id, "status": "pending", "log": str(log)})
     else:
-        say(f"run {run_id} goes on in the background (log: {log.name}); see `evalservice runs show {run_id}`")
+        say(f"run {run_id} goes on in the background (log: {log}); see `evalservice runs show {run_id}`")
     return 0

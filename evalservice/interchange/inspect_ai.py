@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 
 from pydantic import Field
 
@@ -165,21 +165,19 @@ def _because(header: Header, scan: _Scan) -> str:
     return "; ".join(["", *scan.unreadable.values()])
 
 
-class _Source:
+class _Source(Protocol):
     """The header and the samples of a log, however it is packed."""
 
-    def header(self) -> Any:
-        raise NotImplementedError
+    def header(self) -> Any: ...
 
     def samples(self) -> Iterator[tuple[Place, str, bytes]]:
         """Each sample's place, what to call it in errors, and its text."""
-        raise NotImplementedError
+        ...
 
-    def at(self, place: Place) -> bytes:
-        raise NotImplementedError
+    def at(self, place: Place) -> bytes: ...
 
 
-class _Zipped(_Source):
+class _Zipped:
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._archive, self._name = Archive(file, name), name
 
@@ -201,7 +199,7 @@ class _Zipped(_Source):
         return self._archive.read(place)
 
 
-class _Plain(_Source):
+class _Plain:
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._file, self._name = file, name
 

@@ -145,3 +145,10 @@ def a_benchmark(client: httpx.Client, dataset: str) -> dict[str, Any]:
     criteria = {"scorers": ["numeric_match"]}
     body = {"name": unique("benchmark"), "dataset": dataset, "category": "qa", "evaluation_criteria": criteria}
     return created(client, "/v1/benchmarks", body)
+
+
+@pytest.fixture
+def service(owner: httpx.Client) -> Any:
+    from tests.api.importing import Service  # it needs what is above
+
+    return Service(owner)

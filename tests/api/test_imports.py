@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import threading
-import zipfile
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -15,8 +13,8 @@ import httpx
 import psycopg
 import pytest
 
-from evalservice.interchange.records import LogFiles
 from tests.api.conftest import Served, a_model, created, unique
+from tests.api.importing import Service, a_log, own_benchmark
 from tests.api.test_comparisons import Bench
 from tests.conftest import Cli
 from tests.logs import (
@@ -28,67 +26,11 @@ from tests.logs import (
     inspect_json,
     inspect_members,
     inspect_sample,
-    inspect_samples,
     lm_eval_log,
     lm_eval_rows,
     the_log,
     zstd_zipped,
 )
-
-
-class Service:
-    """The application over HTTP, as the command line uses it."""
-
-    def __init__(self, client: httpx.Client) -> None:
-        self.client = client
-
-    def sent(self, log: LogFiles) -> list[dict[str, str]]:
-        """Upload a log's files; its main file first."""
-        files = []
-        for name in [log.main, *sorted(set(log.paths) - {log.main})]:
-            upload = unique("upload")
-            answer = self.client.put(f"/v1/dataset-files/{upload}", content=log.paths[name].read_bytes())
-            assert answer.status_code == 201, answer.text
-            files.append({"name": name, "file_path": upload})
-        return files
-
-    def asked(self, path: Path, **options: Any) -> httpx.Response:
-        """Import a log."""
-        return self.client.post("/v1/imports", json={"files": self.sent(the_log(path)), **options})
-
-    def imported(self, path: Path, **options: Any) -> list[dict[str, Any]]:
-        """Import a log that must be new."""
-        answer = self.asked(path, **options)
-        assert answer.status_code == 201, answer.text
-        runs: list[dict[str, Any]] = answer.json()["runs"]
-        return runs
-
-    def refused(self, path: Path, **options: Any) -> tuple[int, str]:
-        """Import a log that must not be."""
-        answer = self.asked(path, **options)
-        return answer.status_code, answer.json()["detail"]
-
-    def rows(self, run: str) -> list[dict[str, Any]]:
-        """A run's results."""
-        items: list[dict[str, Any]] = self.client.get(f"/v1/evaluation-runs/{run}/results").json()["items"]
-        return items
-
-
-@pytest.fixture
-def service(owner: httpx.Client) -> Service:
-    return Service(owner)
-
-
-def a_log(folder: Path, strict: tuple[float, ...] = (1, 0, 1, 0), **options: Any) -> Path:
-    """An lm-eval log of a task and a model that no other test has."""
-    task = options.pop("task", None) or unique("sums").replace("-", "_")
-    results = {task: {"exact_match,strict": sum(strict) / 4, "exact_match,loose": 0.75}}
-    questions = options.pop("questions", None) or unique("q")
-    rows = [
-        {**row, "doc": {**row["doc"], "question": f"{questions} {row['doc']['question']}"}}
-        for row in lm_eval_rows(strict=strict)
-    ]
-    return lm_eval_log(folder, {task: rows}, results, **{"model": unique("org/large"), **options})
 
 
 def test_a_log_becomes_a_completed_run_with_its_rows_and_our_aggregates(service: Service, tmp_path: Path) -> None:
@@ -160,24 +102,6 @@ def test_the_imported_items_are_the_dataset_that_their_file_makes(service: Servi
     own = created(service.client, "/v1/datasets", {"name": unique("own"), "test_cases": docs, "mapping": mapping})
     [run] = service.imported(path)
     assert run["dataset_id"] == own["id"]
-
-
-def own_benchmark(
-    service: Service,
-    order: tuple[int, ...] = (0, 1, 2, 3),
-    prefix: str = "",
-    scorers: tuple[str, ...] = ("numeric_match",),
-) -> dict[str, Any]:
-    """A dataset of ours and a benchmark with a scorer of ours over it."""
-    cases = [{"id": f"q-{n}", "input": f"{prefix}{QUESTIONS[n]}", "expected_output": str(2 * (n + 1))} for n in order]
-    dataset = created(service.client, "/v1/datasets", {"name": unique("d"), "test_cases": cases})
-    body = {
-        "name": unique("b"),
-        "dataset": dataset["name"],
-        "category": "qa",
-        "evaluation_criteria": {"scorers": list(scorers)},
-    }
-    return created(service.client, "/v1/benchmarks", body)
 
 
 def test_under_a_benchmark_of_ours_the_completions_are_scored_by_it_as_well(service: Service, tmp_path: Path) -> None:
@@ -374,101 +298,6 @@ def test_another_organization_sees_nothing_of_an_import_and_cannot_read_its_uplo
 def test_a_files_name_is_no_path(service: Service, name: str) -> None:
     answer = service.client.post("/v1/imports", json={"files": [{"name": name, "file_path": "x"}]})
     assert (answer.status_code, answer.json()["field"]) == (422, "files.0.name")
-
-
-# --- out again
-
-
-def exported(service: Service, run: str, file_format: str) -> bytes:
-    answer = service.client.get(f"/v1/evaluation-runs/{run}/export", params={"format": file_format})
-    assert answer.status_code == 200, answer.text
-    return answer.content
-
-
-@pytest.fixture
-def a_run(service: Service, tmp_path: Path) -> dict[str, Any]:
-    """A run of four items in two epochs, one of them failing once, and a fifth that failed for good."""
-    header = inspect_header(0.75, 9, tags=[unique("run")])
-    failed = inspect_sample(3, 1, "I") | {"id": "q-9", "scores": {}, "error": {"message": "no"}, "output": {}}
-    path = inspect_json(tmp_path / "run", [*inspect_samples(), failed], header)
-    [run] = service.imported(path, model=unique("org/large"), benchmark=unique("b"))
-    return run
-
-
-def test_a_parquet_export_is_imported_as_the_run_that_it_was(
-    service: Service, a_run: dict[str, Any], tmp_path: Path
-) -> None:
-    path = tmp_path / "run.parquet"
-    path.write_bytes(exported(service, a_run["id"], "parquet"))
-    [again] = service.imported(path)
-    assert again["aggregated_results"] == a_run["aggregated_results"]
-    for name in ("model_id", "benchmark_id", "dataset_id", "total_tokens", "failed_test_cases"):
-        assert again[name] == a_run[name], name
-    shown = ("test_case_index", "test_case_id", "input_data", "actual_output", "metrics", "score_details", "success")
-    first, second = service.rows(a_run["id"]), service.rows(again["id"])
-    assert [[row[name] for name in shown] for row in second] == [[row[name] for name in shown] for row in first]
-
-
-def test_a_corpus_metric_survives_where_the_format_says_how_it_was_computed(service: Service, tmp_path: Path) -> None:
-    suite = own_benchmark(service, scorers=("numeric_match", "bleu"))
-    [run] = service.imported(lm_eval_log(tmp_path, model=unique("org/large")), benchmark=suite["name"])
-    assert run["aggregated_results"]["bleu"]["interval"] == "bootstrap"
-    for file_format in ("parquet", "jsonl"):
-        (tmp_path / f"run.{file_format}").write_bytes(exported(service, run["id"], file_format))
-    [again] = service.imported(tmp_path / "run.parquet")
-    assert again["aggregated_results"] == run["aggregated_results"]
-    status, detail = service.refused(tmp_path / "run.jsonl", model=run["model"])
-    assert (status, "bleu is no mean over test cases" in detail) == (422, True)
-    zipfile.ZipFile(io.BytesIO(exported(service, run["id"], "every-eval-ever"))).extractall(tmp_path / "eee")
-    answer = service.asked(the_log(tmp_path / "eee").path)
-    assert (answer.status_code, answer.json()["notes"]) == (201, ["bleu: it has no rows"])
-
-
-def test_an_export_is_imported_by_another_organization(
-    served: Served, service: Service, a_run: dict[str, Any], tmp_path: Path
-) -> None:
-    path = tmp_path / "run.parquet"
-    path.write_bytes(exported(service, a_run["id"], "parquet"))
-    with served.client(served.theirs) as theirs:
-        [again] = Service(theirs).imported(path)
-    assert again["aggregated_results"] == a_run["aggregated_results"]
-    assert (again["model"], again["benchmark"]) == (a_run["model"], a_run["benchmark"])
-
-
-def test_a_jsonl_export_needs_the_model_and_gives_the_same_values(
-    service: Service, a_run: dict[str, Any], tmp_path: Path
-) -> None:
-    path = tmp_path / "run.jsonl"
-    path.write_bytes(exported(service, a_run["id"], "jsonl"))
-    assert service.refused(path)[0] == 422
-    [again] = service.imported(path, model=a_run["model"])
-    assert again["aggregated_results"]["match"]["value"] == a_run["aggregated_results"]["match"]["value"]
-    assert (again["failed_test_cases"], again["total_tokens"]) == (1, a_run["total_tokens"])
-
-
-@pytest.mark.parametrize("file_format", ["lm-eval", "inspect", "every-eval-ever"])
-def test_an_export_for_another_tool_is_imported_with_the_same_values(
-    service: Service, a_run: dict[str, Any], tmp_path: Path, file_format: str
-) -> None:
-    content = exported(service, a_run["id"], file_format)
-    folder = tmp_path / "exported"
-    folder.mkdir()
-    if file_format == "inspect":
-        (folder / "log.json").write_bytes(content)
-    else:
-        zipfile.ZipFile(io.BytesIO(content)).extractall(folder)
-    [again] = service.imported(the_log(folder).path)
-    [before], [after] = a_run["aggregated_results"].values(), again["aggregated_results"].values()
-    assert (after["value"], after["n"]) == (before["value"], before["n"])
-    assert after["stderr"] == pytest.approx(before["stderr"])
-    assert again["model_id"] == a_run["model_id"]
-    failed = 0 if file_format == "lm-eval" else 1  # which knows no failed request
-    assert again["failed_test_cases"] == failed
-    if file_format != "lm-eval":
-        assert again["total_tokens"] == a_run["total_tokens"]
-
-
-# --- from the command line
 
 
 def test_the_command_line_sends_a_folder_and_says_what_became_of_each_log(

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from tests.api.conftest import Served
-from tests.api.test_imports import Service, exported
+from tests.api.importing import Service, exported
 
 DATA = os.environ.get("EVALSERVICE_TEST_DATA")
 LOGS = Path(str(DATA)) / "interchange"
