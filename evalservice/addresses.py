@@ -19,11 +19,7 @@ def check_base_url(url: str, *, private: bool) -> None:
     """
     origin = origin_of(url)
     host = origin.split("://", 1)[1].rsplit(":", 1)[0].strip("[]").lower().rstrip(".")
-    try:
-        named = bool(host) and bool(host.encode("idna"))
-    except UnicodeError:
-        named = False
-    if not named:
+    if not host:
         raise InvalidInput("base_url", url, "an address with a host name")
     if host in _METADATA_NAMES or is_refused(host, private=True):
         raise InvalidInput("base_url", url, "link-local and metadata addresses are not reached")

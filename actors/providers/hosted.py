@@ -102,6 +102,8 @@ class HostedBackend:
             client = await self._connection.client()
         except OSError as error:
             return _failed("connection", str(error))
+        except ValueError as error:
+            return _failed("bad_request", f"base_url: {error}", again=False)
         try:
             async with client.post(self._url).body_bytes(body).build_streamed() as answer:
                 data = await _bounded_body(answer)

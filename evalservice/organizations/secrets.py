@@ -11,20 +11,19 @@ import re
 import secrets
 import uuid
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
+from pyreqwest.http import Url
 
 from evalservice.errors import Conflict, InvalidInput
 from evalservice.settings import Settings
 
 KEY_FILE = "secret.key"
 _NONCE_BYTES = 12
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class SecretBox:
@@ -72,19 +71,20 @@ class SecretBox:
 def origin_of(url: str) -> str:
     """scheme://host:port of a URL, lower case, the port always named: what a credential is bound to.
 
+    The host is what the HTTP client will connect to, for it is the client's parser that finds it (WHATWG URL): in
+    ASCII, `bücher.example` as xn--bcher-kva.example, `loc%61lhost` as localhost, what follows a backslash as the path.
+
     Raises InvalidInput naming `base_url` for what is no http(s) URL.
     """
     accepted = "an http:// or https:// URL such as https://api.openai.com/v1; a key is given with --api-key-env"
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        parts = Url(url)
     except ValueError:
         raise InvalidInput("base_url", _without_secrets(url), accepted) from None
-    carries_more = parts.username or parts.password or parts.query or parts.fragment
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or carries_more:
+    carries_more = parts.username or parts.password or parts.query_string or parts.fragment
+    if parts.scheme not in ("http", "https") or not parts.host_str or carries_more:
         raise InvalidInput("base_url", _without_secrets(url), accepted)
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}:{port or _DEFAULT_PORTS[parts.scheme]}"
+    return f"{parts.scheme}://{parts.host_str}:{parts.port_or_known_default}"
 
 
 def _without_secrets(url: str) -> str:

@@ -21,6 +21,9 @@ from evalservice.errors import InvalidInput
         "http://metadata.google.internal/v1",
         "http://METADATA.google.internal./v1",
         "http://0.0.0.0/v1",
+        "http://169.254.169.254\\.example.com/v1",
+        "http://169。254。169。254/v1",
+        "http://169.254.169%2e254/v1",
     ],
 )
 def test_addresses_that_hand_out_a_machines_credentials_are_refused(url: str) -> None:
@@ -47,6 +50,7 @@ def test_servers_of_ones_own_are_allowed(url: str) -> None:
         "http://localhost:11434/v1",
         "http://api.LOCALHOST./v1",
         "http://127.0.0.1/v1",
+        "http://loc%61lhost/v1",
         "http://2130706433/v1",
         "http://10.0.0.7:8000",
         "http://192.168.1.1/v1",
