@@ -107,13 +107,14 @@ class RunSupervisor:
         platform = self._opened.enter_context(open_platform(read_service_settings()))
         self._supervisor = Supervisor(platform)
         self._supervisor.every(gauges.SECONDS, gauges.ServiceGauges(platform.engine).tell)
-        self._supervisor.every(TURN_SECONDS, lambda: take_turns(platform))
         self._supervisor.every(ROLL_UP_SECONDS, lambda: roll_up_due(platform))
         self._supervisor.every(SWEEP_SECONDS, lambda: sweep_all(platform))
         self._supervisor.start()
-        self._checks, self._webhooks = Periodic(), Periodic()  # threads of their own: they hold up nothing else
+        self._turns, self._checks, self._webhooks = Periodic(), Periodic(), Periodic()  # they hold up nothing else
+        self._turns.add(TURN_SECONDS, lambda: take_turns(platform))
         self._checks.add(CHECK_SECONDS, lambda: check_due(platform))
         self._webhooks.add(SEND_SECONDS, lambda: send_due(platform))
+        self._turns.start()
         self._checks.start()
         self._webhooks.start()
 
@@ -122,6 +123,7 @@ class RunSupervisor:
         self._supervisor.check()
 
     def __del__(self) -> None:
+        self._turns.stop()
         self._checks.stop()
         self._webhooks.stop()
         self._supervisor.stop(timeout=5)

@@ -57,7 +57,7 @@ def _send(platform: Platform, due: Sequence[tuple[uuid.UUID, uuid.UUID]]) -> Non
     private = platform.settings.private_addresses is not False
     for message, (status, error) in zip(messages, asyncio.run(_post_all(messages, private)), strict=True):
         with tenant_transaction(platform.engine, message.organization_id) as session:
-            state = note_outcome(session, message.delivery_id, status, error)
+            state = note_outcome(session, message, status, error)
         log.info(
             "webhook_sent" if state == "delivered" else "webhook_not_delivered",
             extra={

@@ -58,7 +58,8 @@ def to_its_end(opened: Service, test: dict[str, Any]) -> dict[str, Any]:
 
 
 def _leases(opened: Service, test: dict[str, Any]) -> dict[UUID, Lease]:
-    """The leases of the test's own runs that have not ended: claimed when it was started, or taken over now."""
+    """The leases of the runs that have not ended, and that nobody else drives: claimed when the test was started, or
+    taken over now."""
     from cluster.launch import claim_for_resume
 
     assert opened.claims is not None
@@ -66,7 +67,8 @@ def _leases(opened: Service, test: dict[str, Any]) -> dict[UUID, Lease]:
     leases = dict(opened.claims.leases)
     for run in test["runs"]:
         run_id = UUID(run["evaluation_run_id"])
-        if run["is_shared"] or run_id in leases or run["status"] not in ("pending", "running"):
+        driven = run["is_shared"] and run["status"] == "running"
+        if driven or run_id in leases or run["status"] not in ("pending", "running"):
             continue
         try:
             lease = claim_for_resume(

@@ -9,6 +9,7 @@ import typer
 from cluster.cli.common import Json, service
 from cluster.cli.output import note, print_json, print_table, say
 from evalservice.client import path_of
+from evalservice.comparisons import MAX_COVERAGE_GAP, MIN_COVERAGE
 
 SHOWN = 13
 """Characters of an id: runs of the same minute begin alike."""
@@ -28,10 +29,10 @@ def compare(
     alpha: Annotated[float, typer.Option("--alpha", metavar="A", help="Chance of a false winner.")] = 0.05,
     min_coverage: Annotated[
         float, typer.Option("--min-coverage", metavar="S", min=0, max=1, help="Scored share of the test cases.")
-    ] = 0.98,
+    ] = MIN_COVERAGE,
     max_coverage_gap: Annotated[
         float, typer.Option("--max-coverage-gap", metavar="S", min=0, max=1, help="Between two runs, at most.")
-    ] = 0.01,
+    ] = MAX_COVERAGE_GAP,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of permutations and resamples.")] = 0,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 0 go, 1 no go, 3 inconclusive.")] = False,
     json: Json = False,

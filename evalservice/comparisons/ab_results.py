@@ -99,6 +99,8 @@ class ABTestResults(BaseModel):
 
 
 class StoredResults(ABTestResults):
-    """As it is stored: with what the next look goes on from, until the test has ended."""
+    """As it is stored: with what the next turn goes on from, until the test has ended. stopped: it is decided, and its
+    runs were asked to end."""
 
     race: dict[str, Any] | None = None
+    stopped: bool = False

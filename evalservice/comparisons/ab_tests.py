@@ -140,7 +140,7 @@ def cancel_ab_test(session: Session, row: ABTest) -> None:
     if row.status not in ("draft", "running"):
         raise InvalidTransition(f"A/B test {row.id} is {row.status}: only a draft or a running one can be cancelled")
     end(session, row, "cancelled")
-    stop_runs(session, row, [link.evaluation_run_id for link in row.runs])
+    stop_unused(session, [link.evaluation_run_id for link in row.runs], row.id)
     session.flush()
     session.refresh(row)
 
@@ -151,12 +151,6 @@ def end(session: Session, row: ABTest, status: str) -> None:
     row.completed_at = session.execute(select(func.now())).scalar_one()
     if row.started_at is not None:
         row.duration_seconds = (row.completed_at - row.started_at).total_seconds()
-
-
-def stop_runs(session: Session, row: ABTest, run_ids: Sequence[uuid.UUID]) -> None:
-    """Have these of the test's runs end, but for those that were there before it, and those that another test uses."""
-    mine = [link.evaluation_run_id for link in row.runs if not link.is_shared and link.evaluation_run_id in run_ids]
-    stop_unused(session, mine, row.id)
 
 
 def _plan(session: Session, suite: BenchmarkSuite, config: ABTestConfig, models: int, alpha: float) -> ABTestPlan:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 from sqlalchemy.orm import Session
 
+from evalservice.comparisons import MAX_COVERAGE_GAP, MIN_COVERAGE
 from evalservice.comparisons.analysis import MetricComparison, compare
 from evalservice.comparisons.designs import PairComparison, Rules
 from evalservice.comparisons.pairing import (
@@ -35,8 +36,8 @@ class Asked:
 
     metrics: Sequence[str] = ()
     rules: Rules = field(default_factory=Rules)
-    min_coverage: float = 0.98
-    max_coverage_gap: float = 0.01
+    min_coverage: float = MIN_COVERAGE
+    max_coverage_gap: float = MAX_COVERAGE_GAP
 
 
 def compare_runs(session: Session, runs: Sequence[EvaluationRun], asked: Asked) -> ComparisonRead:

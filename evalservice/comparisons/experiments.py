@@ -114,9 +114,19 @@ def change_experiment(session: Session, row: Experiment, given: Mapping[str, Any
             if row.status != "draft":
                 raise InvalidTransition(f"{name}: it is {row.status}: only a draft's can be changed")
             _subjects(session, ExperimentConfig.model_validate(value))
+        if name == "status":
+            _give_up(session, row)
         setattr(row, "metadata_" if name == "metadata" else name, list(value) if name == "tags" else value)
     session.flush()
     session.refresh(row)
+
+
+def _give_up(session: Session, row: Experiment) -> None:
+    """Before it is archived. Raises InvalidTransition while a numbered run goes on; one that is paused is over."""
+    if _runs(session, row, "running"):
+        raise InvalidTransition(f"experiment {row.id} has a run under way: pause it first, or let it end")
+    for run in _runs(session, row, "pending"):
+        run.status = "cancelled"
 
 
 def start_experiment(
@@ -235,7 +245,7 @@ def pause_experiment(session: Session, row: Experiment) -> None:
     row.status = "paused"
     for run in _runs(session, row, "running"):
         run.status = "pending"
-        stop_unused(session, {cell.evaluation_run_id for cell in cells_of(run) if not cell.is_shared}, run.id)
+        stop_unused(session, {cell.evaluation_run_id for cell in cells_of(run)}, run.id)
     session.flush()
     session.refresh(row)
 
@@ -247,7 +257,7 @@ def resume_experiment(session: Session, row: Experiment, on_run: OnRun) -> None:
     row.status = "active"
     for run in _runs(session, row, "pending"):
         run.status = "running"
-        for run_id in dict.fromkeys(cell.evaluation_run_id for cell in cells_of(run) if not cell.is_shared):
+        for run_id in dict.fromkeys(cell.evaluation_run_id for cell in cells_of(run)):
             evaluation = session.get_one(EvaluationRun, run_id, with_for_update=True, populate_existing=True)
             if evaluation.status in ("failed", "cancelled") or evaluation.cancel_requested_at is not None:
                 request_resume(session, run_id)

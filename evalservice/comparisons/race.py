@@ -7,8 +7,8 @@
 Every pair is a duel with an e-process (binary: over the discordant test cases; else: a bet on the difference) whose
 greatest value so far gives a p value that holds at every look; Holm's correction over all pairs decides, so that any
 false decision has a chance of at most α however often one looks. With a margin the winner's confidence sequence must
-lie beyond it as well. A model that has lost a duel is out: it takes no more test cases, and it cannot win. Who alone is
-not out has beaten the others, each directly or by way of one that did.
+lie beyond it as well. A model that has lost a duel cannot win; it is out, and takes no more test cases, once it has
+lost to every model that still can. So the winner has beaten each other one directly.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from evalservice.comparisons import MAX_COVERAGE_GAP, MIN_COVERAGE
 from evalservice.comparisons.designs import EQUIVALENCE_LEVEL
 from evalservice.statistics.intervals import Interval
 from evalservice.statistics.multiple import holm
@@ -46,8 +47,8 @@ class Terms:
     higher_is_better: bool = True
     margin: float = 0.0
     prior: Prior = UNIFORM
-    min_coverage: float = 0.98
-    max_coverage_gap: float = 0.01
+    min_coverage: float = MIN_COVERAGE
+    max_coverage_gap: float = MAX_COVERAGE_GAP
 
 
 @dataclass(slots=True)
@@ -129,7 +130,8 @@ class Duel:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a race stands. verdict: None while it is open. leaders: who is not out; one alone is the winner."""
+    """How a race stands. verdict: None while it is open. leaders: who has lost no duel. beaten: who is out, having lost
+    to every leader; when all others are, a leader alone is the winner."""
 
     verdict: Literal["winner", "equivalent"] | None
     leaders: tuple[str, ...]
@@ -197,17 +199,20 @@ class Race:
 
     def standing(self) -> Standing:
         """Who leads, and whether that is the end."""
-        beaten = {
-            duel.second if duel.outcome == "first" else duel.first
+        lost = {
+            (duel.second, duel.first) if duel.outcome == "first" else (duel.first, duel.second)
             for duel in self.duels
             if duel.outcome in ("first", "second")
         }
-        leaders = tuple(model for model in self.models if model not in beaten)
-        out = tuple(model for model in self.models if model in beaten)
+        losers = {loser for loser, _ in lost}
+        leaders = tuple(model for model in self.models if model not in losers)
+        out = tuple(m for m in self.models if m in losers and leaders and all((m, best) in lost for best in leaders))
+        if not leaders or len(leaders) + len(out) < len(self.models):
+            return Standing(None, leaders, out)
         if len(leaders) == 1:
             return Standing("winner", leaders, out)
         between = [duel.outcome for duel in self.duels if duel.first in leaders and duel.second in leaders]
-        equal = bool(leaders) and all(outcome == "equivalent" for outcome in between)
+        equal = all(outcome == "equivalent" for outcome in between)
         return Standing("equivalent" if equal else None, leaders, out)
 
     def stored(self) -> dict[str, Any]:

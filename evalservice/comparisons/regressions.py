@@ -1,8 +1,9 @@
 """Checks of completed runs against their baseline: each once, in its organization's transaction, after it was closed.
 
-The baseline of a configuration is its first completed run, after an alert the run that raised it. A run that covers
-more test cases takes over from a baseline that it cannot be compared with for that reason, so that one bad start does
-not end the watch. Whoever is there checks: the supervisors of a service, the command that drove a run without one.
+The baseline of a configuration is its first completed run, after an alert the run that raised it, until one that is
+better beyond noise takes over: what has recovered may fall again. A run that covers more test cases takes over from a
+baseline that it cannot be compared with for that reason, so that one bad start does not end the watch. Whoever is there
+checks: the supervisors of a service, the command that drove a run without one.
 """
 
 from __future__ import annotations
@@ -109,6 +110,10 @@ def _baseline(session: Session, run: EvaluationRun) -> EvaluationRun | None:
     ).first()
 
 
+def _is_of_an_alert(session: Session, baseline: EvaluationRun) -> bool:
+    return session.get_one(RegressionCheck, baseline.id).outcome == "regressed"
+
+
 def _compared(session: Session, row: RegressionCheck, run: EvaluationRun, baseline: EvaluationRun) -> Checked:
     """The look at the baseline. Raises Conflict, InvalidInput and ValueError where the two cannot be paired."""
     from evalservice.comparisons.comparing import Asked  # not at the top: statsmodels takes a second, and a first run
@@ -148,6 +153,16 @@ def _compared(session: Session, row: RegressionCheck, run: EvaluationRun, baseli
     )
     row.baseline_run_id, row.look_number = baseline.id, look
     row.value, row.p_value = value, found.p_value
+    if not found.regressed and _is_of_an_alert(session, baseline):
+        recovery = judge(
+            difference=baseline_value - value,
+            p_value=pair.p_value,
+            look=look,
+            earlier=[baseline_value],
+            higher_is_better=metric.higher_is_better,
+        )
+        if recovery.regressed:  # the baseline against it: as sure as an alert would be
+            return Checked("baseline", f"it is better than run {baseline.id} of the last alert, and takes over from it")
     if not found.regressed:
         blind = f"look {look} may spend {found.alpha:.1g}, less than its draws can show: no drop is found any more"
         return Checked("passed", blind if is_blind(pair.test, pair.n, look) else "")

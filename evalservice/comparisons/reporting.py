@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy.orm import Session
 
+from evalservice.comparisons import MAX_COVERAGE_GAP, MIN_COVERAGE
 from evalservice.comparisons.analysis import own_interval
 from evalservice.comparisons.designs import Items, PairComparison, Rules, System, compare_pair
 from evalservice.comparisons.experiment_schemas import CellResult, ExperimentConfig, cell_results
@@ -26,8 +27,6 @@ from evalservice.scoring import Metric
 from evalservice.statistics.intervals import clustered_mean_interval, mean_interval
 from evalservice.statistics.multiple import holm
 from evalservice.tables import EvaluationRun, Experiment, ExperimentRun
-
-LOW_COVERAGE = 0.98
 
 
 def report_of(session: Session, experiment: Experiment, row: ExperimentRun) -> ReportRead:
@@ -98,7 +97,7 @@ def _benchmark(
     low = [
         f"{cell.label} has scores for {coverage[system.name]:.1%} of the test cases"
         for cell, system in zip(cells, ordered, strict=True)
-        if coverage[system.name] < LOW_COVERAGE
+        if coverage[system.name] < MIN_COVERAGE
     ]
     return empty.model_copy(
         update={
@@ -106,7 +105,7 @@ def _benchmark(
             "test_cases": len(loaded.items.indices),
             "cells": _scores(cells, ordered, found.metric, rules, loaded.items, coverage),
             "levels": _levels(cells, ordered, found.metric, loaded.items),
-            "differences": _differences(cells, ordered, found.metric, rules, loaded.items),
+            "differences": _differences(cells, ordered, found.metric, rules, loaded.items, coverage),
             "warnings": [*(warnings_of(own) if not config.parameters else ()), *low],
         }
     )
@@ -118,7 +117,7 @@ def _scores(
     metric: Metric,
     rules: Rules,
     items: Items,
-    coverage: dict[str, float],
+    coverage: Mapping[str, float],
 ) -> list[CellScore]:
     scores = []
     for cell, system in zip(cells, systems, strict=True):
@@ -189,9 +188,14 @@ def _means(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _differences(
-    cells: Sequence[CellResult], systems: Sequence[System], metric: Metric, rules: Rules, items: Items
+    cells: Sequence[CellResult],
+    systems: Sequence[System],
+    metric: Metric,
+    rules: Rules,
+    items: Items,
+    coverage: Mapping[str, float],
 ) -> list[Difference]:
-    """Every other cell against the first; cells of the same run are one."""
+    """Every other cell against the first; cells of the same run are one. None is better where coverage forbids it."""
     compared: list[tuple[str, PairComparison]] = []
     for cell, system in list(zip(cells, systems, strict=True))[1:]:
         if system.name == systems[0].name or not (system.scored & systems[0].scored).any():
@@ -208,10 +212,15 @@ def _differences(
             test=pair.test,
             p_value=pair.p_value,
             p_corrected=p,
-            better=_better(pair, p, metric, rules),
+            better=_better(pair, p, metric, rules) if _is_covered(pair, coverage) else None,
         )
         for (label, pair), p in zip(compared, corrected, strict=True)
     ]
+
+
+def _is_covered(pair: PairComparison, coverage: Mapping[str, float]) -> bool:
+    shares = coverage[pair.first], coverage[pair.second]
+    return min(shares) >= MIN_COVERAGE and max(shares) - min(shares) <= MAX_COVERAGE_GAP
 
 
 def _better(pair: PairComparison, p: float, metric: Metric, rules: Rules) -> bool | None:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Response
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
+from evalservice.comparisons import MAX_COVERAGE_GAP, MIN_COVERAGE
 from evalservice.comparisons import experiments as service
 from evalservice.comparisons.ab_schemas import ABTestChanges, ABTestRead, NewABTest
 from evalservice.comparisons.experiment_schemas import (
@@ -74,8 +75,10 @@ def compare_runs(
     ] = None,
     alpha: Annotated[float, Query(gt=0, lt=1)] = 0.05,
     margin: Annotated[float, Query(ge=0, allow_inf_nan=False, description="The least difference that matters.")] = 0.0,
-    min_coverage: Annotated[float, Query(ge=0, le=1, description="Scored test cases of every run, at least.")] = 0.98,
-    max_coverage_gap: Annotated[float, Query(ge=0, le=1, description="Between two runs, at most.")] = 0.01,
+    min_coverage: Annotated[
+        float, Query(ge=0, le=1, description="Scored test cases of every run, at least.")
+    ] = MIN_COVERAGE,
+    max_coverage_gap: Annotated[float, Query(ge=0, le=1, description="Between two runs, at most.")] = MAX_COVERAGE_GAP,
     seed: Annotated[int, Query(ge=0, lt=2**32, description="Of permutations and resamples.")] = 0,
 ) -> Response:
     """Compare runs of the same test cases: values, differences, tests, and a verdict on each metric."""

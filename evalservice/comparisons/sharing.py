@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
+from typing import Any
 
-from sqlalchemy import exists, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from evalservice.runs.lifecycle import ENDED, request_cancel
 from evalservice.runs.service import NewRun, configuration_hash, provenance_of
@@ -24,10 +25,12 @@ MOST_FAILED = 0.02
 
 
 def shareable(session: Session, new: NewRun) -> EvaluationRun | None:
-    """A run that has measured, or is measuring, the same sample or all test cases in the same way; locked."""
+    """A run that has measured, is measuring, or waits to measure for another, the same sample or all test cases in the
+    same way; locked."""
     dataset = session.get_one(EvaluationDataset, new.benchmark.dataset_id)
     provenance = provenance_of(new, dataset)
     hashes = {configuration_hash(provenance, config) for config in ({}, new.evaluation_config())}
+    awaited = (EvaluationRun.status == "pending") & _is_used(EvaluationRun.id)
     driven = (
         (EvaluationRun.status == "running")
         & (EvaluationRun.lease_expires_at > func.now())
@@ -42,36 +45,57 @@ def shareable(session: Session, new: NewRun) -> EvaluationRun | None:
             EvaluationRun.model_id == new.model.id,
             EvaluationRun.benchmark_id == new.benchmark.id,
             EvaluationRun.configuration_hash.in_(hashes),
-            or_(usable, driven),
+            or_(usable, driven, awaited),
         )
         .order_by(EvaluationRun.status, EvaluationRun.failed_test_cases, EvaluationRun.created_at.desc())
         .limit(1)
-        .with_for_update(read=True)
+        .with_for_update(read=True, key_share=True)  # keeps `stop_unused` out, but not a driver's heartbeat
     ).first()
 
 
-def stop_unused(session: Session, run_ids: Iterable[uuid.UUID], user: uuid.UUID) -> None:
-    """Have these runs end, but for those that another running A/B test or experiment run than `user` has."""
+def stop_unused(session: Session, run_ids: Iterable[uuid.UUID], user: uuid.UUID) -> list[uuid.UUID]:
+    """Have those of these runs end that tests or experiments have made and none but `user` needs; gives the others that
+    go on. Who made a run may have ended before who shared it: the last one stops it."""
+    kept = []
     for run_id in sorted(run_ids):
-        run = session.get(EvaluationRun, run_id, with_for_update=True, populate_existing=True)
-        if run is not None and run.status not in ENDED and not _used_elsewhere(session, run_id, user):
+        found = session.get(EvaluationRun, run_id)
+        if found is None or found.status in ENDED:
+            continue
+        run = session.get_one(EvaluationRun, run_id, with_for_update=True, populate_existing=True)
+        if run.status in ENDED:
+            continue
+        # Asked under the run's lock: whoever begins to share it locks it, too.
+        if session.scalar(select(_is_made(run_id))) and not session.scalar(select(_is_used(run_id, but=user))):
             request_cancel(session, run_id)
+        else:
+            kept.append(run_id)
+    return kept
 
 
-def _used_elsewhere(session: Session, run_id: uuid.UUID, user: uuid.UUID) -> bool:
-    """Asked under the run's lock: whoever begins to share it locks it, too."""
+def _is_made(run_id: uuid.UUID) -> ColumnElement[bool]:
+    """Whether a test or an experiment made the run, and not somebody for its own sake."""
+    cells = {"cells": [{"evaluation_run_id": str(run_id), "is_shared": False}]}
+    tests = select(ABTestRun.ab_test_id).where(ABTestRun.evaluation_run_id == run_id, ~ABTestRun.is_shared)
+    experiments = _experiment_runs(run_id).where(ExperimentRun.run_config.contains(cells))
+    return exists(tests) | exists(experiments)
+
+
+def _is_used(run_id: uuid.UUID | InstrumentedAttribute[uuid.UUID], but: uuid.UUID | None = None) -> ColumnElement[bool]:
+    """Whether a running test or experiment run other than `but` has the run."""
     tests = (
         select(ABTest.id)
         .join(ABTestRun, ABTestRun.ab_test_id == ABTest.id)
-        .where(ABTestRun.evaluation_run_id == run_id, ABTest.id != user, ABTest.status == "running")
+        .where(ABTestRun.evaluation_run_id == run_id, ABTest.status == "running")
     )
-    experiments = (
+    experiments = _experiment_runs(run_id).where(ExperimentRun.status == "running")
+    if but is not None:
+        tests, experiments = tests.where(ABTest.id != but), experiments.where(ExperimentRun.id != but)
+    return exists(tests) | exists(experiments)
+
+
+def _experiment_runs(run_id: uuid.UUID | InstrumentedAttribute[uuid.UUID]) -> Any:
+    return (
         select(ExperimentRun.id)
         .join(ExperimentRunEvaluation, ExperimentRunEvaluation.experiment_run_id == ExperimentRun.id)
-        .where(
-            ExperimentRunEvaluation.evaluation_run_id == run_id,
-            ExperimentRun.id != user,
-            ExperimentRun.status == "running",
-        )
+        .where(ExperimentRunEvaluation.evaluation_run_id == run_id)
     )
-    return bool(session.scalar(select(exists(tests) | exists(experiments))))

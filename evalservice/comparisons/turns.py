@@ -10,6 +10,7 @@ which test cases a look sees depends on the seed and the clock, never on the ans
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
@@ -30,12 +31,13 @@ from evalservice.comparisons.ab_schemas import (
     plan_of,
     planned_discordance,
 )
-from evalservice.comparisons.ab_tests import end, stop_runs
+from evalservice.comparisons.ab_tests import end
 from evalservice.comparisons.comparing import Asked, compare_taken
 from evalservice.comparisons.designs import Rules
 from evalservice.comparisons.pairing import Taken
 from evalservice.comparisons.race import Race, Terms
 from evalservice.comparisons.schemas import ComparisonRead
+from evalservice.comparisons.sharing import stop_unused
 from evalservice.comparisons.telling import calls_of, concluded, look_of, model_states, pair_states, thinned
 from evalservice.errors import Conflict, EvalserviceError
 from evalservice.runs.lifecycle import ENDED
@@ -94,12 +96,18 @@ class _Turn:
                 return
             self._store()
             return
-        stop_runs(self.session, self.row, [run.id for run in self.runs.values()])
-        self.session.flush()
-        if self._settled():
+        kept = [] if self.results.stopped else self._stop(self.runs)
+        self.results.stopped = True
+        if not kept and self._settled():
             self._conclude()
-        else:
+        else:  # what goes on for others is locked: the comparison, which may take minutes, is the next turn's
             self._store()
+
+    def _stop(self, models: Iterable[str]) -> list[uuid.UUID]:
+        """Have these models' runs end; gives those that go on because they are not the test's alone."""
+        kept = stop_unused(self.session, [self.runs[model].id for model in models], self.row.id)
+        self.session.flush()
+        return kept
 
     def _going(self) -> list[tuple[str, EvaluationRun]]:
         out = {str(model) for model, state in self.results.models.items() if state.stopped}
@@ -127,7 +135,6 @@ class _Turn:
             if race.standing().verdict or not self._look(race):
                 break
         standing = race.standing()
-        losers = [self.runs[model].id for model in standing.beaten]
         if race.position > before:
             self.results.pairs = pair_states(race)
             looks = [*self.results.looks, look_of(race, self.now)]
@@ -137,7 +144,8 @@ class _Turn:
         self.results.leaders = [uuid.UUID(model) for model in standing.leaders]
         self.results.test_cases = race.position
         self.results.race = race.stored()
-        stop_runs(self.session, self.row, losers)
+        if not self.results.stopped:
+            self._stop(standing.beaten)
         return standing.verdict is not None or race.position >= len(self.order)
 
     def _look(self, race: Race) -> bool:
@@ -196,14 +204,18 @@ class _Turn:
 
     def _compared(self, asked: Asked, taken: Taken) -> ComparisonRead:
         """The runs compared; where another metric than the deciding one cannot be, that is a warning."""
-        runs = list(self.runs.values())
+        runs, race = list(self.runs.values()), self._restored()
+        decided = race is not None and race.standing().verdict is not None
+        only = replace(asked, metrics=self.plan.metrics[:1])
+        if decided:  # it has held the rule of coverage whenever it decided, among those that were not out
+            only = replace(only, min_coverage=0.0, max_coverage_gap=1.0)
         try:
             return compare_taken(self.session, runs, asked, taken)
         except Conflict as error:
-            if len(asked.metrics) == 1:
+            if not decided and len(asked.metrics) == 1:
                 raise
-            decisive = compare_taken(self.session, runs, replace(asked, metrics=self.plan.metrics[:1]), taken)
-            told = f"only {self.plan.metric} is compared: {error.message}"
+            decisive = compare_taken(self.session, runs, only, taken)
+            told = error.message if len(asked.metrics) == 1 else f"only {self.plan.metric} is compared: {error.message}"
             return decisive.model_copy(update={"warnings": [*decisive.warnings, told]})
 
     def _restored(self) -> Race | None:
@@ -217,13 +229,13 @@ class _Turn:
         return terms_of(self.config, self.plan, metric, self.row.significance_level)
 
     def _fail(self, reason: str) -> None:
-        stop_runs(self.session, self.row, [run.id for run in self.runs.values()])
+        self._stop(self.runs)
         self.results.error = reason
         self._ended("failed")
 
     def _ended(self, status: str) -> None:
         self.results.calls = calls_of(self.links, self.plan)
-        self.results.race = None
+        self.results.race, self.results.stopped = None, False
         end(self.session, self.row, status)
         self._store()
 

@@ -43,6 +43,7 @@ class Message:
     url: str
     secret: SecretStr
     body: bytes
+    attempt: int
 
     @property
     def message_id(self) -> str:
@@ -86,7 +87,8 @@ def webhook(session: Session, webhook_id: uuid.UUID) -> Webhook:
 
 def announce(session: Session, alert: RegressionAlert) -> None:
     """Make the deliveries of an alert, one for each webhook of its organization."""
-    for webhook_id in session.scalars(select(Webhook.id)).all():
+    kept = select(Webhook.id).with_for_update(read=True, key_share=True)  # one that is removed now is told nothing
+    for webhook_id in session.scalars(kept).all():
         session.add(
             WebhookDelivery(
                 organization_id=alert.organization_id,
@@ -141,17 +143,17 @@ def claim_delivery(session: Session, box: SecretBox, delivery_id: uuid.UUID) -> 
         return None
     data = RegressionAlertRead.of(alert).model_dump(mode="json")
     body = orjson.dumps({"type": EVENT, "timestamp": alert.created_at.isoformat(), "data": data})
-    return Message(row.id, row.organization_id, hook.url, secret, body)
+    return Message(row.id, row.organization_id, hook.url, secret, body, row.attempts)
 
 
-def note_outcome(session: Session, delivery_id: uuid.UUID, status: int | None, error: str) -> str | None:
+def note_outcome(session: Session, message: Message, status: int | None, error: str) -> str | None:
     """Store what an attempt gave (the answer's status, or why there was none); gives the delivery's status.
 
     2xx is delivered, 410 says that the receiver wants no more of this, everything else is tried again after a while.
-    None when the webhook was removed meanwhile.
+    None when the webhook was removed meanwhile, or this attempt took so long that another was made.
     """
-    row = session.get(WebhookDelivery, delivery_id, with_for_update=True)
-    if row is None:
+    row = session.get(WebhookDelivery, message.delivery_id, with_for_update=True)
+    if row is None or row.status != "pending" or row.attempts != message.attempt:
         return None
     row.response_status, row.error = status, error[:500]
     if status is not None and 200 <= status < 300:

@@ -81,9 +81,14 @@ def upgrade() -> None:
         f"""
         CREATE FUNCTION {DUE} RETURNS TABLE (organization_id uuid, delivery_id uuid)
         LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-            SELECT delivery.organization_id, delivery.id FROM {schema}.webhook_deliveries AS delivery
-            WHERE delivery.status = 'pending' AND delivery.next_attempt_at <= now()
-            ORDER BY delivery.next_attempt_at, delivery.id LIMIT $1
+            SELECT due.organization_id, due.id FROM (
+                SELECT delivery.organization_id, delivery.id, delivery.next_attempt_at,
+                       row_number() OVER (PARTITION BY delivery.organization_id
+                                          ORDER BY delivery.next_attempt_at, delivery.id) AS place
+                FROM {schema}.webhook_deliveries AS delivery
+                WHERE delivery.status = 'pending' AND delivery.next_attempt_at <= now()
+            ) AS due
+            ORDER BY due.place, due.next_attempt_at, due.id LIMIT $1
         $$
         """
     )

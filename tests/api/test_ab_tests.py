@@ -221,6 +221,7 @@ def test_a_run_of_the_same_configuration_is_shared_and_never_stopped(bench: Benc
     whole = [created(bench.client, "/v1/evaluation-runs", {"model": models[0], "benchmark": bench.benchmark})["id"]]
     first = bench.started(models)
     assert [run["is_shared"] for run in first["runs"]] == [False, False]  # a pending run may never be driven
+    bench.post(first, "cancel")
     bench.answers(whole[0], {**first, "plan": {"test_cases": N}}, slice(0, N), 0.0, "completed")
     test = bench.started(models)
     assert [run["is_shared"] for run in test["runs"]] == [True, False]
@@ -247,8 +248,60 @@ def test_a_run_that_another_test_uses_is_not_stopped_with_the_one_that_made_it(b
     assert second["runs"][0] == {**first["runs"][0], "is_shared": True, "status": "running"}
     bench.post(first, "cancel")
     run = bench.client.get(f"/v1/evaluation-runs/{mine}").json()
-    assert (run["status"], run["cancel_requested"], bench.status(runs_of(first)[1])) == ("running", False, "cancelled")
+    assert (run["status"], run["cancel_requested"], bench.status(runs_of(first)[1])) == ("running", False, "pending")
     assert bench.post(second, "cancel")["status"] == "cancelled"
+    assert bench.client.get(f"/v1/evaluation-runs/{mine}").json()["cancel_requested"]  # it is nobody's any more
+
+
+def test_a_run_that_somebody_made_for_its_own_sake_is_never_stopped(bench: Bench) -> None:
+    models = bench.models(2)
+    own = created(bench.client, "/v1/evaluation-runs", {"model": models[0], "benchmark": bench.benchmark})["id"]
+    with psycopg.connect(bench.served.database) as connection:
+        connection.execute(
+            "UPDATE evaluation_runs SET status = 'running', lease_owner = 'a driver', "
+            "lease_expires_at = now() + interval '1 hour' WHERE id = %s",
+            (own,),
+        )
+    test = bench.started(models)
+    assert runs_of(test)[0] == own
+    bench.answers(own, test, slice(0, 30), 0.0)
+    bench.answers(runs_of(test)[1], test, slice(0, 30), 1.0)
+    bench.turn(test)
+    assert bench.turn(test)["results"]["verdict"] == "winner"
+    assert not bench.client.get(f"/v1/evaluation-runs/{own}").json()["cancel_requested"]
+
+
+def test_two_tests_that_are_started_together_share_what_waits(bench: Bench) -> None:
+    models = bench.models(2)
+    first, second = bench.started(models), bench.started(models)
+    assert runs_of(second) == runs_of(first)
+    bench.post(first, "cancel")
+    assert {bench.status(run) for run in runs_of(second)} == {"pending"}
+    bench.post(second, "cancel")
+    assert {bench.status(run) for run in runs_of(second)} == {"cancelled"}
+
+
+def test_a_decision_stands_whatever_answers_were_missing_of_those_who_are_left(bench: Bench) -> None:
+    test = bench.started(3)
+    best, middle, worst = runs_of(test)
+    for run, right in ((best, 0.95), (middle, 0.7), (worst, 0.0)):
+        bench.answers(run, test, slice(0, 20), right)
+    early = bench.turn(test)["results"]
+    assert (early["verdict"], early["models"][test["models"][2]]["stopped"]) == (None, True)
+    total = test["plan"]["test_cases"]
+    for run, right in ((best, 0.95), (middle, 0.7)):
+        bench.answers(run, test, slice(20, total), right)
+    with psycopg.connect(bench.served.database) as connection:  # 98.8 % of theirs came, all of the one that is out
+        late = random_order(N, test["test_config"]["seed"])[total - 4 : total - 1].tolist()
+        connection.execute(
+            "UPDATE evaluation_results SET success = false, metrics = '{}' "
+            "WHERE evaluation_run_id = ANY(%s) AND test_case_index = ANY(%s)",
+            ([best, middle], late),
+        )
+    ended = bench.turn(test)
+    assert (ended["status"], ended["results"]["error"]) == ("completed", "")
+    assert (ended["results"]["verdict"], ended["winner_model_id"]) == ("winner", test["models"][0])
+    assert "1.0% apart" in " ".join(ended["results"]["comparison"]["warnings"])
 
 
 def test_a_test_whose_run_fails_says_why_and_goes_on_when_it_is_started_again(bench: Bench) -> None:
@@ -293,7 +346,7 @@ def test_a_draft_is_planned_by_effect_power_and_budget(bench: Bench) -> None:
 
 
 def test_what_cannot_work_is_refused_before_a_model_is_asked(bench: Bench) -> None:
-    assert "models: List should have at least 2" in bench.refused({}, 1) or "at least 2" in bench.refused({}, 1)
+    assert "at least 2" in bench.refused({}, 1)
     assert "each model once" in str(
         bench.client.post("/v1/ab-tests", json=bench.body([bench.models(1)[0]] * 2, {})).json()["detail"]
     )

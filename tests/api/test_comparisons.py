@@ -131,7 +131,12 @@ def test_three_runs_are_corrected_for_one_another(bench: Bench) -> None:
     metric = bench.compared(*runs)["metrics"]["exact_match"]
     assert metric["winner"] == runs[1]
     assert [metric["runs"][run]["rank"] for run in runs][1] == 1
-    assert all(pair["p_corrected"] >= pair["p_value"] for pair in metric["pairs"])
+    own = [pair["p_value"] for pair in metric["pairs"]]
+    smallest, second, largest = sorted(range(3), key=own.__getitem__)
+    corrected = [pair["p_corrected"] for pair in metric["pairs"]]
+    assert corrected[smallest] == pytest.approx(3 * own[smallest])  # Holm (1979)
+    assert corrected[second] == pytest.approx(max(2 * own[second], corrected[smallest]))
+    assert corrected[largest] == pytest.approx(max(own[largest], corrected[second]))
     assert metric["overall"]["test"] == "cochrans_q"
 
 

@@ -86,8 +86,11 @@ def test_a_worse_run_raises_one_alert_with_its_evidence_and_is_the_next_baseline
     assert alert["p_value"] <= alert["alpha"] == pytest.approx(0.05 * 6 / 3.14159265**2 / 4)
     assert alert["retest_stderr"] == pytest.approx(2 / N)
     assert watched.checked(bad)[1] == "passed"
-    assert str(watched.row(watched.checked(GOOD)[0]).baseline_run_id) == worse
+    recovered, outcome = watched.checked(GOOD)
+    assert (outcome, str(watched.row(recovered).baseline_run_id)) == ("baseline", worse)
     assert len(watched.alerts()) == 1
+    assert watched.checked(bad)[1] == "regressed"  # what has recovered may fall again
+    assert watched.alerts()[0]["baseline_run_id"] == recovered
 
 
 def test_a_run_is_checked_once_however_many_look_at_once(watched: Watched) -> None:

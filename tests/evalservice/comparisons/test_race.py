@@ -77,6 +77,20 @@ def test_who_has_lost_is_out_and_the_others_go_on_until_they_tie_within_the_marg
     assert race.reached["c"] < race.position < 4000
 
 
+def test_the_winner_has_beaten_each_of_the_others_itself() -> None:
+    rng = np.random.default_rng(6)
+    won = 0
+    for _ in range(20):
+        values = {m: (rng.random(1500) < share).astype(float) for m, share in (("a", 0.6), ("b", 0.5), ("c", 0.45))}
+        race = raced(values, BINARY, 25)
+        if race.standing().verdict == "winner":
+            won += 1
+            [best] = race.standing().leaders
+            against = [d for d in race.duels if best in (d.first, d.second)]
+            assert all(d.outcome == ("first" if d.first == best else "second") for d in against)
+    assert won > 10
+
+
 def test_nothing_is_decided_while_models_answer_too_few_or_too_different_shares() -> None:
     right, wrong = np.ones(300), np.zeros(300)
     right[::10] = np.nan
