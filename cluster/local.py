@@ -20,6 +20,7 @@ from evalservice.client import Client
 from evalservice.database import set_organization
 from evalservice.organizations.identity import PERMISSIONS, Caller
 from evalservice.runs.lifecycle import Lease, claim
+from evalservice.selection.applying import apply_outcomes
 from evalservice.tables import EvaluationRun
 from evalservice.web.context import Wiring
 from evalservice.web.inprocess import InProcess
@@ -48,6 +49,7 @@ def local_client(platform: Platform, claims: Claims | None = None) -> Iterator[C
     app = create_app(_wiring(platform, claims or Claims(platform)), raise_faults=True)
     with Client(HERE, _NO_KEY, InProcess(app)) as client:
         yield client
+    app.state.routing.close()
 
 
 def _wiring(platform: Platform, claims: Claims) -> Wiring:
@@ -55,4 +57,10 @@ def _wiring(platform: Platform, claims: Claims) -> Wiring:
         set_organization(session, platform.organization_id)
         return Caller(platform.organization_id, platform.user_id, "owner", frozenset(PERMISSIONS), uuid.UUID(int=0))
 
-    return platform_wiring(platform, on_run=claims, local_files=True, authenticate=local_user)
+    return platform_wiring(
+        platform,
+        on_run=claims,
+        local_files=True,
+        authenticate=local_user,
+        on_outcome=apply_outcomes,  # nobody else would
+    )

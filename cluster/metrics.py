@@ -64,9 +64,13 @@ REQUEST_SECONDS = Metric(
     "histogram", "evalservice_api_request_seconds", "Until an answer of the API began.", ("method", "route"), SECONDS
 )
 
+DECISIONS_LOST = Metric(
+    "counter", "evalservice_decisions_lost", "Routing decisions that were made and could not be logged."
+)
+
 METRICS = (
     *(TEST_CASES, ERRORS, TOKENS, COST, IN_FLIGHT, RUNS, WRITE_SECONDS, LEASE_LOSSES),
-    *(QUEUE_LENGTH, QUEUE_AGE, DRIVEN, REQUESTS, REQUEST_SECONDS),
+    *(QUEUE_LENGTH, QUEUE_AGE, DRIVEN, REQUESTS, REQUEST_SECONDS, DECISIONS_LOST),
 )
 
 

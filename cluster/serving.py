@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -25,8 +26,9 @@ from ray.serve._private.constants import RAY_SERVE_HAPROXY_CONFIG_FILE_LOC
 
 from cluster import gauges
 from cluster.application import platform_wiring
-from cluster.metrics import REQUEST_SECONDS, REQUESTS, Meters
+from cluster.metrics import DECISIONS_LOST, REQUEST_SECONDS, REQUESTS, Meters
 from cluster.observability import log_as_json
+from cluster.outcomes import APPLY_SECONDS, apply_waiting
 from cluster.periodic import Periodic
 from cluster.regressions import CHECK_SECONDS, check_due
 from cluster.runtime import Platform, open_platform, read_service_settings, schema_problem
@@ -39,6 +41,7 @@ from evalservice.database import tenant_transaction, transaction
 from evalservice.errors import Unavailable
 from evalservice.metrics.rollups import due_organizations, roll_up
 from evalservice.organizations.members import sweep
+from evalservice.selection.selector import Selector
 from evalservice.web.context import Wiring
 from evalservice.web.middleware import request_fields
 from evalservice.web.problems import CONTENT_TYPE
@@ -81,10 +84,13 @@ class Api:
         explain_proxy_errors()
         self._opened = contextlib.ExitStack()
         self._platform = self._opened.enter_context(open_platform(read_service_settings(), pool_size=POOL_SIZE))
+        self._application = create_app(served_wiring(self._platform))
+        self._application.state.routing.start()
+        self._opened.callback(self._application.state.routing.close)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application, made on the replica: nothing in it is sent over the network."""
-        return create_app(served_wiring(self._platform))
+        return self._application
 
     def __del__(self) -> None:
         self._opened.close()
@@ -110,22 +116,25 @@ class RunSupervisor:
         self._supervisor.every(ROLL_UP_SECONDS, lambda: roll_up_due(platform))
         self._supervisor.every(SWEEP_SECONDS, lambda: sweep_all(platform))
         self._supervisor.start()
-        self._turns, self._checks, self._webhooks = Periodic(), Periodic(), Periodic()  # they hold up nothing else
-        self._turns.add(TURN_SECONDS, lambda: take_turns(platform))
-        self._checks.add(CHECK_SECONDS, lambda: check_due(platform))
-        self._webhooks.add(SEND_SECONDS, lambda: send_due(platform))
-        self._turns.start()
-        self._checks.start()
-        self._webhooks.start()
+        self._chores = []  # each in a thread of its own: they hold up nothing else
+        for seconds, chore in (
+            (TURN_SECONDS, take_turns),
+            (CHECK_SECONDS, check_due),
+            (SEND_SECONDS, send_due),
+            (APPLY_SECONDS, apply_waiting),
+        ):
+            periodic = Periodic()
+            periodic.add(seconds, functools.partial(chore, platform))
+            periodic.start()
+            self._chores.append(periodic)
 
     def check_health(self) -> None:
         """Raises ClusterUnavailable when the loop is dead: Serve then starts another."""
         self._supervisor.check()
 
     def __del__(self) -> None:
-        self._turns.stop()
-        self._checks.stop()
-        self._webhooks.stop()
+        for periodic in self._chores:
+            periodic.stop()
         self._supervisor.stop(timeout=5)
         self._opened.close()
 
@@ -168,6 +177,7 @@ def served_wiring(platform: Platform) -> Wiring:
         readiness=lambda: {"migrations": schema_problem(platform.engine), **_ray_readiness()},
         on_request=on_request,
         in_thread=Threads().run,
+        selector=Selector(platform.engine, on_lost=lambda count: meters.count(DECISIONS_LOST, count)),
     )
 
 

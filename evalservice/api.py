@@ -10,7 +10,6 @@ from __future__ import annotations
 import orjson
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.openapi.utils import get_openapi
-from starlette.middleware.gzip import GZipMiddleware
 
 from evalservice.catalog import routes as catalog
 from evalservice.comparisons import regression_routes, webhook_routes
@@ -21,8 +20,9 @@ from evalservice.metrics import routes as metrics
 from evalservice.organizations import routes as organizations
 from evalservice.runs import routes as runs
 from evalservice.selection import routes as selection
+from evalservice.selection import selecting
 from evalservice.web.context import Wiring
-from evalservice.web.middleware import BodyLimit, RequestLog
+from evalservice.web.middleware import BodyLimit, Compressed, RequestLog
 from evalservice.web.problems import RESPONSES, Problem, add_handlers, internal_problem
 
 MAX_BODY_BYTES = 32 << 20
@@ -43,6 +43,7 @@ ROUTERS = (
     comparisons.experiment_templates,
     regression_routes.regression_alerts,
     webhook_routes.webhooks,
+    selecting.router,
     selection.selections,
     organizations.organizations,
     organizations.api_keys,
@@ -61,11 +62,12 @@ def create_app(wiring: Wiring, *, raise_faults: bool = False) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.wiring = wiring
+    app.state.routing = selecting.Routing.of(wiring)
     add_handlers(app)
     app.include_router(_health(wiring))
     for router in ROUTERS:
         app.include_router(router, prefix="/v1", responses=RESPONSES)
-    app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=1)
+    app.add_middleware(Compressed, minimum_size=2048, compresslevel=1)
     app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES, unlimited=("/v1/dataset-files/",))
     app.add_middleware(RequestLog, on_fault=_raised if raise_faults else internal_problem, on_request=wiring.on_request)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]

@@ -11,6 +11,7 @@
     │   ├── AlreadyExists                already-exists        409    1
     │   ├── InvalidTransition            invalid-transition    409    1
     │   ├── PreconditionFailed           precondition-failed   412    1   If-Match names another version
+    │   ├── NothingEligible              nothing-eligible      409    1   no model may be selected
     │   ├── LeaseHeld                    lease-held            409    1   another driver owns the run
     │   └── LeaseLost                    lease-lost            409    1   this driver no longer owns the run
     ├── Unavailable                      unavailable           503    1
@@ -168,6 +169,23 @@ class PreconditionFailed(Conflict):
     status = 412
 
 
+class NothingEligible(Conflict):
+    """No model may be selected.
+
+    relaxations: for each constraint that keeps models out, how many, which ones it alone keeps out, and the limit that
+    would let the first of them in. selection_id: under which that is logged.
+    """
+
+    code = "nothing-eligible"
+
+    def __init__(self, message: str, selection_id: str, relaxations: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(message)
+        self.selection_id, self.relaxations = selection_id, relaxations
+
+    def problem(self) -> dict[str, Any]:
+        return {**super().problem(), "selection_id": self.selection_id, "relaxations": list(self.relaxations)}
+
+
 class LeaseHeld(Conflict):
     """Another driver holds the run's lease."""
 
@@ -250,6 +268,10 @@ def error_of(problem: Mapping[str, Any], status: int) -> EvalserviceError:
         kind = InvalidInput if status in (400, 405, 413, 422) else EvalserviceError
     error = kind.__new__(kind)
     EvalserviceError.__init__(error, message)
+    if isinstance(error, NothingEligible):
+        found = problem.get("relaxations")
+        error.selection_id = str(problem.get("selection_id", ""))
+        error.relaxations = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
     if isinstance(error, InvalidInput):
         error.field, error.value = str(problem.get("field", "")), None
         error.accepted = str(problem.get("accepted", ""))

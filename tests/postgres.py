@@ -25,6 +25,7 @@ from sqlalchemy import NullPool, create_engine, make_url, select
 from sqlalchemy.orm import Session
 
 import migrations
+from evalservice.selection.learning import unknown
 from evalservice.tables import (
     ABTest,
     ABTestModel,
@@ -50,6 +51,8 @@ from evalservice.tables import (
     ProviderCredential,
     RegressionAlert,
     RegressionCheck,
+    SelectionBelief,
+    SelectionBreaker,
     SelectionOutcome,
     SelectionPolicy,
     User,
@@ -254,6 +257,8 @@ def fill(url: str) -> uuid.UUID:
                 ABTestRun(**mine, ab_test_id=test.id, model_id=model.id, evaluation_run_id=run.id),
                 ExperimentRunEvaluation(**mine, experiment_run_id=numbered.id, evaluation_run_id=run.id),
                 SelectionOutcome(**mine, selection_id=log.id, success=True, served_model_id=model.id),
+                SelectionBelief(**mine, use_case="support", beliefs=unknown(0).stored()),
+                SelectionBreaker(**mine, model_id=model.id),
                 RegressionCheck(**mine, evaluation_run_id=run.id, outcome="passed"),
                 WebhookDelivery(**mine, webhook_id=webhook.id, regression_alert_id=alert.id, status="delivered"),
             ]

@@ -416,6 +416,7 @@ def test_the_functions_that_cross_are_few_fixed_and_not_for_the_public(world: Wo
             "evalservice_running_ab_tests",
             "evalservice_running_experiments",
             "evalservice_sweep",
+            "evalservice_waiting_outcomes",
         )
     ]
 

@@ -29,6 +29,8 @@ from cluster.cli import (
     organizations,
     run,
     runs,
+    select,
+    selections,
     up,
     webhooks,
 )
@@ -50,6 +52,7 @@ app.command("run")(run.run)
 app.command("import")(imports.import_)
 app.command("compare")(compare.compare)
 app.command("leaderboard")(leaderboard.leaderboard)
+app.command("select")(select.select)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(benchmarks.app, name="benchmarks")
@@ -57,6 +60,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(imports.app, name="results")
 app.add_typer(abtests.app, name="abtests")
 app.add_typer(experiments.app, name="experiments")
+app.add_typer(selections.app, name="selections")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(keys.app, name="keys")

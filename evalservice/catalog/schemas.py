@@ -42,8 +42,17 @@ class _Input(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
+InputPrice = Annotated[Dollars | None, Field(validation_alias=AliasChoices("input_price", "input_price_per_million"))]
+OutputPrice = Annotated[
+    Dollars | None, Field(validation_alias=AliasChoices("output_price", "output_price_per_million"))
+]
+
+
 class NewModel(_Input):
-    """A model to register. Prices in US dollars per million tokens; `parent` names another model."""
+    """A model to register. Prices in US dollars per million tokens; `parent` names another model.
+
+    What a model is read with (`platform_model_id`, `input_price_per_million`) it may be written with too.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -63,7 +72,7 @@ class NewModel(_Input):
 
     name: Name
     platform: Annotated[str, StringConstraints(min_length=1, max_length=50)]
-    model_id: ModelId
+    model_id: Annotated[ModelId, Field(validation_alias=AliasChoices("model_id", "platform_model_id"))]
     display_name: Line = ""
     description: Text = ""
     version: Version = "1.0.0"
@@ -73,8 +82,8 @@ class NewModel(_Input):
     """Stored encrypted for the origin of `base_url`; or name a stored one with `credential_id`."""
     credential_id: uuid.UUID | None = None
     capabilities: tuple[str, ...] = ()
-    input_price: Dollars | None = None
-    output_price: Dollars | None = None
+    input_price: InputPrice = None
+    output_price: OutputPrice = None
     config: ModelConfig = ModelConfig()
     tags: tuple[Tag, ...] = ()
 
@@ -88,8 +97,8 @@ class ModelChanges(_Input):
     tags: tuple[Tag, ...] | None = None
     metadata: JsonObject | None = None
     credential_id: uuid.UUID | None = None
-    input_price: Dollars | None = None
-    output_price: Dollars | None = None
+    input_price: InputPrice = None
+    output_price: OutputPrice = None
 
 
 class ModelRead(BaseModel):

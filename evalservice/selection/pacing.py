@@ -114,14 +114,26 @@ def price(pacer: Pacer, now: float) -> float:
 def affordable(pacer: Pacer, cost: Floats, now: float) -> Affordable:
     """The models whose expected cost (USD, [k]; NaN: unknown, taken for the dearest) fits what has accrued, what
     accrues for this request included; where none fits, the cheapest. [] gives []."""
+    models = fitting(cost, allowance(pacer, now))
+    known = np.isfinite(cost)
+    return Affordable(models, not known.any() or float(cost[known].min()) <= _unit(_accrued(pacer, now)))
+
+
+def allowance(pacer: Pacer, now: float) -> float:
+    """The USD that a request may cost now; negative in debt."""
     seen = _accrued(pacer, now)
+    return seen.credit + (seen.budget if seen.basis == "request" else 0.0)
+
+
+def fitting(cost: Floats, money: float) -> Bools:
+    """Which expected costs (USD, [k]; NaN: unknown, taken for the dearest) are within `money`; where none is, the
+    lowest; all, where none is known."""
     known = np.isfinite(cost)
     if not known.any():
-        return Affordable(np.ones(len(cost), dtype=bool), True)
+        return np.ones(len(cost), dtype=bool)
     filled = np.where(known, cost, cost[known].max())
-    cheapest = float(filled.min())
-    money = seen.credit + (seen.budget if seen.basis == "request" else 0.0)
-    return Affordable(filled <= max(money, cheapest), cheapest <= _unit(seen))
+    within: Bools = filled <= max(money, float(filled.min()))
+    return within
 
 
 def charge(pacer: Pacer, cost: float, now: float) -> Pacer:

@@ -85,12 +85,11 @@ class Pareto(PolicyParameters):
 class Thompson(PolicyParameters):
     """Each as often as it is the best in draws from what is known of it.
 
-    cost_weight: quality that a US dollar is worth. draws: how many. half_life: outcomes after which one counts half.
+    cost_weight: quality that a US dollar is worth. draws: how many.
     """
 
     cost_weight: Weight = 0.0
     draws: Annotated[int, Field(ge=1, le=10_000)] = 128
-    half_life: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = 1000.0
 
 
 class Nearest(PolicyParameters):

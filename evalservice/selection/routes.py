@@ -1,4 +1,4 @@
-"""`/v1/selections`: the log of routing decisions."""
+"""`/v1/selections`: the log of routing decisions, their replay, and what happened after them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from fastapi import APIRouter, Response
 from sqlalchemy import select
 
 from evalservice.errors import NotFound
-from evalservice.selection.schemas import SelectionRead
+from evalservice.selection.outcomes import NewOutcome, record_outcome
+from evalservice.selection.replaying import replayed
+from evalservice.selection.schemas import OutcomeRead, Replay, SelectionDetail, SelectionRead
 from evalservice.tables import ModelSelectionLog
-from evalservice.web.context import Reader, TenantRoute
+from evalservice.web.context import Context, Reader, TenantRoute, Writer
+from evalservice.web.idempotency import Idempotent
 from evalservice.web.pages import Filter, Page, Paging, page_of
 
 selections = APIRouter(prefix="/selections", tags=["selections"], route_class=TenantRoute)
@@ -18,7 +21,11 @@ selections = APIRouter(prefix="/selections", tags=["selections"], route_class=Te
 
 @selections.get("", response_model=Page[SelectionRead])
 def list_selections(
-    context: Reader, paging: Paging, use_case: Filter = None, selected_model_id: uuid.UUID | None = None
+    context: Reader,
+    paging: Paging,
+    use_case: Filter = None,
+    selected_model_id: uuid.UUID | None = None,
+    policy_name: Filter = None,
 ) -> Response:
     """The decisions, the latest first."""
     row = ModelSelectionLog
@@ -27,15 +34,41 @@ def list_selections(
         query = query.where(row.use_case == use_case)
     if selected_model_id is not None:
         query = query.where(row.selected_model_id == selected_model_id)
+    if policy_name is not None:
+        query = query.where(row.policy_name == policy_name)
     return context.reply(
         page_of(context.session, query, paging, {"created_at": row.created_at}, row.id, SelectionRead.of)
     )
 
 
-@selections.get("/{selection_id}", response_model=SelectionRead)
+@selections.get("/{selection_id}", response_model=SelectionDetail)
 def read_selection(context: Reader, selection_id: uuid.UUID) -> Response:
-    """One decision."""
+    """One decision with everything that replays it."""
+    return context.reply(SelectionDetail.of(_found(context, selection_id)))
+
+
+@selections.get("/{selection_id}/replay", response_model=Replay)
+def replay_selection(context: Reader, selection_id: uuid.UUID) -> Response:
+    """Make the decision again from its log and compare: the same bit for bit, or where it differs."""
+    return context.reply(replayed(_found(context, selection_id)))
+
+
+@selections.post("/{selection_id}/outcome", response_model=OutcomeRead)
+def report_outcome(context: Writer, selection_id: uuid.UUID, given: NewOutcome, once: Idempotent) -> Response:
+    """What happened after a decision, whole or in parts, before or after the decision is stored. Repeating it changes
+    nothing; it becomes evidence within seconds."""
+
+    def work() -> Response:
+        row = record_outcome(context.session, context.organization_id, selection_id, given)
+        return context.reply(OutcomeRead.of(row))
+
+    answer = once.answer(context, work)
+    context.wiring.on_outcome(context.session, context.organization_id)
+    return answer
+
+
+def _found(context: Context, selection_id: uuid.UUID) -> ModelSelectionLog:
     row = context.session.get(ModelSelectionLog, selection_id)
     if row is None:
         raise NotFound("selection", str(selection_id))
-    return context.reply(SelectionRead.of(row))
+    return row

@@ -41,7 +41,14 @@ from evalservice.tables.organizations import (
 )
 from evalservice.tables.regressions import CHECK_OUTCOMES, RegressionAlert, RegressionCheck
 from evalservice.tables.runs import RUN_STATUSES, EvaluationResult, EvaluationRun
-from evalservice.tables.selection import POLICY_STATUSES, ModelSelectionLog, SelectionOutcome, SelectionPolicy
+from evalservice.tables.selection import (
+    POLICY_STATUSES,
+    ModelSelectionLog,
+    SelectionBelief,
+    SelectionBreaker,
+    SelectionOutcome,
+    SelectionPolicy,
+)
 from evalservice.tables.webhooks import DELIVERY_STATUSES, Webhook, WebhookDelivery
 
 metadata = Base.metadata
@@ -89,6 +96,8 @@ __all__ = [
     "ProviderCredential",
     "RegressionAlert",
     "RegressionCheck",
+    "SelectionBelief",
+    "SelectionBreaker",
     "SelectionOutcome",
     "SelectionPolicy",
     "User",

@@ -7,7 +7,21 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Double, Index, Integer, Text, UniqueConstraint, Uuid, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from evalservice.tables.base import (
@@ -171,3 +185,39 @@ class SelectionOutcome(Identified, Owned, Timestamps, Base):
     applied_at: Mapped[datetime | None] = maybe_time()
 
     organization: Mapped[Organization] = relationship()
+
+
+class SelectionBelief(Base):
+    """What outcomes have taught about an organization's models, for one use case; '' is for all of them together.
+
+    `model_ids` are the models in the order of the arrays in `beliefs` (`evalservice.selection.learning`).
+    """
+
+    __tablename__ = "selection_beliefs"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("organizations.id", ondelete="CASCADE"), primary_key=True
+    )
+    use_case: Mapped[str] = mapped_column(String(200), primary_key=True)
+    model_ids: Mapped[list[Any]] = json_list()
+    beliefs: Mapped[dict[str, Any]] = json_object()
+    updated_at: Mapped[datetime] = mapped_column(TIME, server_default=func.now())
+
+
+class SelectionBreaker(Base):
+    """A model's circuit breaker as outcomes have left it, and its running latencies.
+
+    `state` is that of `evalservice.selection.breaker`; `probe_until`: a replica may let one request through until then.
+    `latencies` are the newest of its outcomes, in milliseconds, for their percentiles.
+    """
+
+    __tablename__ = "selection_breakers"
+    __table_args__ = (same_organization("selection_breakers", "model_id", "evaluation_models", "CASCADE"),)
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
+    model_id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
+    state: Mapped[list[Any]] = json_list()
+    latencies: Mapped[list[Any]] = json_list()
+    outcome_at: Mapped[datetime | None] = maybe_time()
+    probe_until: Mapped[datetime | None] = maybe_time()
+    updated_at: Mapped[datetime] = mapped_column(TIME, server_default=func.now())

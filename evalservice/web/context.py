@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio.to_thread
 from fastapi import Depends, Request, Response
@@ -36,10 +36,17 @@ from evalservice.organizations.secrets import SecretBox
 from evalservice.tables import BenchmarkSuite, EvaluationRun, Model
 from evalservice.web.middleware import identified
 
+if TYPE_CHECKING:
+    from evalservice.selection.selector import Selector
+
+if TYPE_CHECKING:
+    pass
+
 Authenticate = Callable[[Session, str], Caller]
 """Finds a key's holder and makes the transaction theirs. Raises Unauthenticated."""
 CheckRun = Callable[[Model, BenchmarkSuite, ModelConfig], None]
 OnRun = Callable[[Session, EvaluationRun], None]
+OnOutcome = Callable[[Session, uuid.UUID], None]
 Readiness = Callable[[], Mapping[str, str]]
 InThread = Callable[..., Awaitable[Any]]
 """Calls a function that waits, with its arguments and the caller's context variables, in a thread."""
@@ -55,6 +62,10 @@ def _left_to_supervisors(session: Session, run: EvaluationRun) -> None:
     pass
 
 
+def _applied_by_supervisors(session: Session, organization_id: uuid.UUID) -> None:
+    pass
+
+
 def _nobody_counts(method: str, route: str, status: int, seconds: float) -> None:
     pass
 
@@ -67,7 +78,8 @@ class Wiring:
     on_run: is told of a new run in the transaction that makes it, and may claim it. readiness: part → "" when it works,
     else what is wrong. on_request: counts answers. in_thread: where routes run. private_addresses: whether models may
     live on loopback and private networks. local_files: whether `file_path` is a path of this machine, for who may read
-    its files anyway.
+    its files anyway. on_outcome: is told of outcomes in the transaction that stores them, and may apply them. selector:
+    what decides selections, where it is shared with others.
     """
 
     engine: Engine
@@ -83,6 +95,8 @@ class Wiring:
     local_files: bool = False
     max_upload_bytes: int = 64 << 30
     authenticate: Authenticate = field(default_factory=Authenticator)
+    on_outcome: OnOutcome = _applied_by_supervisors
+    selector: Selector | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +147,8 @@ def _tags(request: Request, header: str) -> list[str]:
     return [tag.strip().removeprefix("W/") for tag in request.headers.get(header, "").split(",") if tag.strip()]
 
 
-_bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer evs_…`")
-Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer evs_…`")
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 
 
 def wiring_of(request: Request) -> Wiring:
@@ -207,7 +221,7 @@ class TenantRoute(APIRoute):
             except RequestValidationError:
                 for dependency in self.dependant.dependencies:
                     if dependency.name == "context" and dependency.call is not None:
-                        door = await dependency.call(request, await _bearer(request))
+                        door = await dependency.call(request, await bearer(request))
                         await door.wiring.in_thread(_knock, door)
                 raise
 

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
@@ -37,6 +38,17 @@ def identified(organization_id: object) -> None:
     fields = _current.get()
     if fields is not None:  # the dictionary is shared by all threads that answer the request, the variable is not
         fields["organization_id"] = str(organization_id)
+
+
+class Compressed(GZipMiddleware):
+    """Compresses larger answers for whoever takes that, but for decisions: it would take as long as to decide."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == "/v1/selections":
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class RequestLog:

@@ -1,0 +1,91 @@
+"""Who a key belongs to, remembered for a moment: for the one route that asks Postgres nothing.
+
+A remembered key is asked about again after `FRESH_SECONDS`, and all are when Postgres tells of a change of keys,
+members or users. While Postgres is away a key that was good goes on being good for `TRUST_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from sqlalchemy import Engine
+
+from evalservice.database import listening, transaction
+from evalservice.errors import Unauthenticated, Unavailable
+from evalservice.organizations.identity import Authenticator, Caller, hash_of
+
+CHANNEL = "evalservice_keys"
+FRESH_SECONDS = 2.0
+TRUST_SECONDS = 600.0
+RETRY_SECONDS = 1.0
+MOST_KEYS = 10_000
+
+InThread = Callable[..., Awaitable[Any]]
+log = logging.getLogger(__name__)
+
+
+class RememberedKeys:
+    """Callers by their keys' hashes. The event loop's alone but for `forget`, which may be called from anywhere."""
+
+    def __init__(self, engine: Engine, in_thread: InThread, authenticate: Callable[..., Caller] | None = None) -> None:
+        self._engine, self._in_thread = engine, in_thread
+        self._authenticate = authenticate or Authenticator()
+        self._known: dict[str, tuple[Caller, float]] = {}
+        self._asking: set[str] = set()
+        self._stop = threading.Event()
+
+    async def find(self, key: str) -> Caller:
+        """The key's holder; asks Postgres when the answer is not fresh. Raises Unauthenticated, DatabaseUnavailable."""
+        hashed = hash_of(key)
+        known = self._known.get(hashed)
+        now = time.monotonic()
+        if known is not None and (now - known[1] < FRESH_SECONDS or hashed in self._asking):
+            return known[0]
+        self._asking.add(hashed)
+        try:
+            caller: Caller = await self._in_thread(self._ask, key)
+        except Unauthenticated:
+            self._known.pop(hashed, None)
+            raise
+        except Unavailable:
+            if known is None or now - known[1] > TRUST_SECONDS:
+                raise
+            return known[0]
+        finally:
+            self._asking.discard(hashed)
+        if len(self._known) >= MOST_KEYS:
+            self._known.clear()
+        self._known[hashed] = (caller, now)
+        return caller
+
+    def _ask(self, key: str) -> Caller:
+        with transaction(self._engine) as session:
+            return self._authenticate(session, key)
+
+    def forget(self) -> None:
+        """Ask about every key again at its next use; keep what is known for when Postgres does not answer."""
+        self._known = {hashed: (caller, at - FRESH_SECONDS) for hashed, (caller, at) in self._known.items()}
+
+    def start(self) -> None:
+        """Forget when Postgres tells of a change, until `stop`."""
+        threading.Thread(target=self._listen, name="keys-listen", daemon=True).start()
+
+    def stop(self) -> None:
+        """Listen no more."""
+        self._stop.set()
+
+    def _listen(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with listening(self._engine, CHANNEL) as connection:
+                    self.forget()
+                    while not self._stop.is_set():
+                        for _ in connection.notifies(timeout=1.0, stop_after=1):
+                            self.forget()
+            except Exception as error:
+                log.warning("keys_deaf", extra={"error": repr(error)})
+                self._stop.wait(RETRY_SECONDS)

@@ -1,0 +1,93 @@
+"""A decision as JSON: the answer to the caller and what the log keeps, from the same list of candidates.
+
+{"model_id": "0197…", "name": "gpt@1.0.0", "score": 0.83, "probability": 1.0, "quality": 0.91, "quality_sd": 0.01,
+ "cost": 0.0004, "latency_ms": 320.0, "error_rate": 0.0, "outcomes": 12.0}
+{"model_id": "0197…", "name": "tiny@1.0.0", "rejected": {"constraint": "max_cost", "value": 0.02, "limit": 0.01}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from evalservice.selection.deciding import FALLBACKS, Decision
+
+
+def candidates_json(decision: Decision) -> bytes:
+    """Every candidate, the eligible ones by score, then the rejected ones in the snapshot's order."""
+    return orjson.dumps([*_eligible(decision), *_rejected(decision)])
+
+
+def _eligible(decision: Decision) -> Iterator[dict[str, Any]]:
+    candidates, scored = decision.candidates, decision.scored
+    count = len(candidates)
+    # NaN becomes null in orjson.
+    scores = [None] * count if scored is None else scored.score.tolist()
+    probabilities = [0.0] * count if scored is None else scored.probability.tolist()
+    ids, names, rows = candidates.ids, candidates.names, candidates.values.T.tolist()
+    for index in decision.order or range(count):
+        quality, deviation, cost, latency, errors, outcomes = rows[index]
+        yield {
+            "model_id": ids[index],
+            "name": names[index],
+            "score": scores[index],
+            "probability": probabilities[index],
+            "quality": quality,
+            "quality_sd": deviation,
+            "cost": cost,
+            "latency_ms": latency,
+            "error_rate": errors,
+            "outcomes": outcomes,
+        }
+
+
+def _rejected(decision: Decision) -> Iterator[dict[str, Any]]:
+    snapshot, limits = decision.snapshot, decision.eligibility.limits
+    broken = decision.eligibility.broken.tolist()
+    for index, number in enumerate(broken):
+        if number:
+            limit = limits[number - 1]
+            yield {
+                "model_id": snapshot.ids[index],
+                "name": snapshot.names[index],
+                "rejected": {
+                    "constraint": limit.constraint,
+                    "value": limit.value_of(index),
+                    "limit": limit.limit,
+                },
+            }
+
+
+def answer_json(
+    decision: Decision, selection_id: str, explanation: str, candidates: bytes, warnings: tuple[str, ...]
+) -> bytes:
+    """The answer's body. `warnings`: what the caller should know of the service's state, e.g. a stale snapshot."""
+    snapshot, model = decision.snapshot, decision.model
+    fallbacks = [] if decision.scored is None else [index for index in decision.order if index != decision.chosen]
+    age = max(0.0, decision.now - snapshot.read_at)
+    return orjson.dumps(
+        {
+            "id": selection_id,
+            "selected": None if model is None else orjson.Fragment(snapshot.models[model].call),
+            "fallbacks": [
+                orjson.Fragment(snapshot.models[int(decision.eligible[index])].call) for index in fallbacks[:FALLBACKS]
+            ],
+            "score": decision.score,
+            "propensity": decision.propensity,
+            "explanation": explanation,
+            "policy": {
+                "name": decision.policy.name,
+                "version": decision.policy.version,
+                "algorithm": decision.policy.algorithm,
+            },
+            "evidence": decision.target or "overall",
+            "seed": decision.seed,
+            "snapshot": {"version": snapshot.version, "age_seconds": round(age, 3)},
+            "warnings": warnings,
+            "decided_at": datetime.fromtimestamp(decision.now, UTC).isoformat(),
+            "candidates": orjson.Fragment(candidates),
+        }
+    )

@@ -1,0 +1,113 @@
+"""What outcomes have taught, joined with what evaluations say: rows, errors, latencies and breakers of a snapshot.
+
+Whoever applies outcomes (`applying`) has folded them into `selection_beliefs`; here they only meet the newest prior.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from evalservice.selection.breaker import Breaker, state_at
+from evalservice.selection.learning import Beliefs, Posterior, grown, posterior, with_prior
+from evalservice.selection.shrinkage import Shrunk
+from evalservice.selection.snapshot import OVERALL, Array
+from evalservice.tables import SelectionBelief, SelectionBreaker
+
+MOST_PRIOR = 1000.0
+"""Evaluations count as no more outcomes than this: they are of other requests."""
+ENOUGH_LATENCIES = 30
+"""Below this percentiles are the runs'."""
+RATE_WEIGHT = 200.0
+"""So many outcomes weigh as much as the runs' error rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """posteriors: use case → over the snapshot's M models; '' is over all of them. latencies [3, M]: p50, p95, p99 of
+    the newest outcomes; newest [M]: when the last outcome was, seconds of the epoch; breakers [M]."""
+
+    posteriors: Mapping[str, Posterior]
+    outcomes: Array
+    latencies: Array
+    newest: Array
+    breakers: tuple[str, ...]
+
+    def joined(
+        self, targets: dict[str, int], rows: tuple[Array, Array, Array]
+    ) -> tuple[dict[str, int], tuple[Array, Array, Array]]:
+        """The rows of quality, its deviation and n, with one for each use case, and overall as outcomes have it."""
+        targets = dict(targets)
+        mean, deviation, n = ([*each] for each in rows)
+        for use_case, found in self.posteriors.items():
+            own = (found.quality_mean, found.quality_sd, found.quality_n)
+            if use_case:
+                targets[f"use_case:{use_case}"] = len(mean)
+                for each, row in zip((mean, deviation, n), own, strict=True):
+                    each.append(row)
+            else:
+                place = targets[OVERALL]
+                for each, row in zip((mean, deviation, n), own, strict=True):
+                    each[place] = np.where(np.isnan(row), each[place], row)
+        return targets, (np.array(mean), np.array(deviation), np.array(n))
+
+    def error_rate(self, measured: Array) -> Array:
+        """The share of failed requests: that of outcomes, with the runs' as the weaker part the more there are."""
+        if OVERALL not in self.posteriors:
+            return measured
+        own, n = self.posteriors[OVERALL].error_rate, self.outcomes
+        share = n / (n + RATE_WEIGHT)
+        both = share * own + (1 - share) * measured
+        return np.where(np.isnan(own), measured, np.where(np.isnan(measured), own, both))
+
+    def cost(self, measured: Array) -> Array:
+        """US dollars per request, of outcomes where there are any."""
+        if OVERALL not in self.posteriors:
+            return measured
+        own = self.posteriors[OVERALL].cost_usd
+        return np.where(np.isnan(own), measured, own)
+
+    def latency(self, measured: Array) -> Array:
+        """Percentiles [3, M], of outcomes where there are enough."""
+        return np.where(np.isnan(self.latencies), measured, self.latencies)
+
+
+def learned_of(session: Session, position: Mapping[uuid.UUID, int], shrunk: Shrunk, now: float) -> Learned:
+    """What is stored for the transaction's organization, over the models at their positions; `shrunk` is the prior."""
+    count = len(position)
+    posteriors = {}
+    outcomes = np.zeros(count)
+    prior_n = np.minimum(shrunk.overall_n, MOST_PRIOR)
+    for row in session.scalars(select(SelectionBelief).order_by(SelectionBelief.use_case)):
+        beliefs = placed(Beliefs.restored(row.beliefs), row.model_ids, position)
+        posteriors[row.use_case] = posterior(with_prior(beliefs, shrunk.overall, prior_n))
+        if not row.use_case:
+            outcomes = beliefs.success_n
+    latencies, newest = np.full((3, count), np.nan), np.full(count, np.nan)
+    breakers = ["closed"] * count
+    for breaker in session.scalars(select(SelectionBreaker)):
+        model = position.get(breaker.model_id)
+        if model is None:
+            continue
+        if breaker.state:
+            breakers[model] = state_at(Breaker.restored(breaker.state), now)
+        if breaker.outcome_at is not None:
+            newest[model] = breaker.outcome_at.timestamp()
+        if len(breaker.latencies) >= ENOUGH_LATENCIES:
+            latencies[:, model] = np.quantile(np.array(breaker.latencies, float), (0.5, 0.95, 0.99))
+    return Learned(posteriors, outcomes, latencies, newest, tuple(breakers))
+
+
+def placed(beliefs: Beliefs, model_ids: Sequence[Any], position: Mapping[uuid.UUID, int]) -> Beliefs:
+    """The beliefs in the order of `position`; nothing is known of models that they do not cover."""
+    place = {str(own): index for index, own in enumerate(model_ids)}
+    order = [place.get(str(own), len(beliefs)) for own in position]  # the last one is a model of which nothing is known
+    wider = grown(beliefs, len(beliefs) + 1).stored()
+    taken = {name: [kept[i] for i in order] if isinstance(kept, list) else kept for name, kept in wider.items()}
+    return Beliefs.restored(taken)

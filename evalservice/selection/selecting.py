@@ -1,0 +1,164 @@
+"""`POST /v1/selections`: which model for this request? No database, no thread, no await but the socket's.
+
+FastAPI's own reading of a request takes several times as long as the decision, so this route has a handler of its own;
+its document is made from the signature as anywhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPAuthorizationCredentials
+from pydantic import ValidationError
+
+from evalservice.database import transaction
+from evalservice.errors import Unauthenticated, Unavailable
+from evalservice.organizations.identity import Caller
+from evalservice.organizations.remembered import RememberedKeys
+from evalservice.selection.request import SelectionRequest
+from evalservice.selection.schemas import Selection
+from evalservice.selection.selector import Answer, Selector, Who
+from evalservice.web.context import Context, Wiring, bearer, wiring_of
+from evalservice.web.idempotency import Once
+from evalservice.web.middleware import identified
+from evalservice.web.problems import RESPONSES
+
+PATH = "/v1/selections"
+DURABLE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What this route needs, made once for an application."""
+
+    selector: Selector
+    keys: RememberedKeys
+
+    @classmethod
+    def of(cls, wiring: Wiring) -> Routing:
+        """From the application's parts."""
+        keys = RememberedKeys(wiring.engine, wiring.in_thread, wiring.authenticate)
+        return cls(wiring.selector or Selector(wiring.engine), keys)
+
+    def start(self) -> None:
+        """Keep evidence and keys fresh in the background: for a process that serves for long."""
+        self.selector.start()
+        self.keys.start()
+
+    def close(self, timeout: float = 10.0) -> int:
+        """Stop both, store what was decided; gives how many decisions could not be stored."""
+        self.keys.stop()
+        return self.selector.close(timeout)
+
+
+class _Direct(APIRoute):
+    """A route whose endpoint is only its description."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return _selected
+
+
+async def _selected(request: Request) -> Response:
+    wiring, routing = wiring_of(request), request.app.state.routing
+    caller = await routing.keys.find(_key(request))
+    identified(caller.organization_id)
+    caller.require("write")
+    body = await request.body()
+    try:
+        asked = SelectionRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
+    key = request.headers.get("idempotency-key")
+    if key is not None:
+        return await wiring.in_thread(_once, request, routing, caller, asked, key, body)  # type: ignore[no-any-return]
+    keeper = routing.selector.keeper
+    state = keeper.known(caller.organization_id) or await wiring.in_thread(keeper.load, caller.organization_id)
+    answer: Answer = routing.selector.select(state, Who(caller.organization_id, caller.user_id), asked)
+    if answer.stored is not None:
+        await _stored(asyncio.wrap_future(answer.stored))
+    if answer.nothing is not None:
+        raise answer.nothing
+    return Response(answer.body, media_type="application/json")
+
+
+async def _stored(future: asyncio.Future[None]) -> None:
+    try:
+        await asyncio.wait_for(asyncio.shield(future), DURABLE_SECONDS)
+    except TimeoutError:
+        raise _not_stored() from None
+
+
+def _not_stored() -> Unavailable:
+    return Unavailable("the decision was made but is not stored yet, because Postgres does not answer: try again")
+
+
+def _key(request: Request) -> str:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key:
+        raise Unauthenticated("send your API key as `Authorization: Bearer evs_…`")
+    return key.strip()
+
+
+def _once(
+    request: Request, routing: Routing, caller: Caller, asked: SelectionRequest, key: str, body: bytes
+) -> Response:
+    """With an `Idempotency-Key` the first answer is kept in Postgres, and the decision is durable."""
+    once = Once(checked_key(key), request.method, request.url.path, hashlib.sha256(b"\n" + body).hexdigest())
+    durable = asked.model_copy(update={"durable": True})
+
+    def work() -> Response:
+        state = routing.selector.keeper.load(caller.organization_id)
+        answer = routing.selector.select(state, Who(caller.organization_id, caller.user_id), durable)
+        _wait(answer.stored)
+        if answer.nothing is not None:
+            raise answer.nothing
+        return Response(answer.body, media_type="application/json")
+
+    wiring = wiring_of(request)
+    with transaction(wiring.engine) as session:
+        own = wiring.authenticate(session, _key(request))
+        return once.answer(Context(session, own, wiring, request), work)
+
+
+def _wait(stored: Future[None] | None) -> None:
+    try:
+        if stored is not None:
+            stored.result(DURABLE_SECONDS)
+    except TimeoutError:
+        raise _not_stored() from None
+
+
+def checked_key(key: str) -> str:
+    """The header's value, as other routes take it. Raises RequestValidationError."""
+    if not 1 <= len(key) <= 255 or not all("!" <= each <= "~" for each in key):
+        problem = {"type": "value_error", "loc": ("header", "idempotency-key"), "msg": "1 to 255 visible characters"}
+        raise RequestValidationError([problem])
+    return key
+
+
+router = APIRouter(prefix="/selections", tags=["selections"], route_class=_Direct)
+
+
+@router.post(
+    "",
+    response_model=Selection,
+    responses={409: {**RESPONSES[409], "description": "Nothing is eligible: `relaxations` say what would be."}},
+)
+async def select(
+    asked: SelectionRequest,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    idempotency_key: Annotated[
+        str | None,
+        Header(min_length=1, max_length=255, pattern=r"^[!-~]+$", description="Makes a repetition harmless for a day."),
+    ] = None,
+) -> Selection:
+    """Which model for this request, why, and what to fall back to. Every decision is logged."""
+    raise NotImplementedError  # answered by the route's handler
