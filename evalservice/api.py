@@ -20,6 +20,7 @@ from evalservice.interchange import routes as interchange
 from evalservice.metrics import routes as metrics
 from evalservice.organizations import routes as organizations
 from evalservice.runs import routes as runs
+from evalservice.selection import policy_routes
 from evalservice.selection import routes as selection
 from evalservice.web.context import Wiring
 from evalservice.web.middleware import BodyLimit, RequestLog
@@ -44,6 +45,7 @@ ROUTERS = (
     regression_routes.regression_alerts,
     webhook_routes.webhooks,
     selection.selections,
+    policy_routes.selection_policies,
     organizations.organizations,
     organizations.api_keys,
     organizations.credentials,

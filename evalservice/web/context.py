@@ -30,9 +30,10 @@ from sqlalchemy.orm import Session
 
 from evalservice.catalog.model_config import ModelConfig
 from evalservice.database import transaction
-from evalservice.errors import PreconditionFailed, Unauthenticated
+from evalservice.errors import PreconditionFailed, Unauthenticated, Unavailable
 from evalservice.organizations.identity import Authenticator, Caller, Permission
 from evalservice.organizations.secrets import SecretBox
+from evalservice.selection.policy_parameters import Probabilities
 from evalservice.tables import BenchmarkSuite, EvaluationRun, Model
 from evalservice.web.middleware import identified
 
@@ -55,6 +56,10 @@ def _left_to_supervisors(session: Session, run: EvaluationRun) -> None:
     pass
 
 
+def _no_policy_decides(algorithm: str, *_: object) -> list[float]:
+    raise Unavailable(f"algorithm {algorithm!r}: this installation does not decide by policies")
+
+
 def _nobody_counts(method: str, route: str, status: int, seconds: float) -> None:
     pass
 
@@ -67,7 +72,7 @@ class Wiring:
     on_run: is told of a new run in the transaction that makes it, and may claim it. readiness: part → "" when it works,
     else what is wrong. on_request: counts answers. in_thread: where routes run. private_addresses: whether models may
     live on loopback and private networks. local_files: whether `file_path` is a path of this machine, for who may read
-    its files anyway.
+    its files anyway. probabilities: what a policy gives each candidate.
     """
 
     engine: Engine
@@ -81,6 +86,7 @@ class Wiring:
     in_thread: InThread = anyio.to_thread.run_sync
     private_addresses: bool = True
     local_files: bool = False
+    probabilities: Probabilities = _no_policy_decides
     max_upload_bytes: int = 64 << 30
     authenticate: Authenticate = field(default_factory=Authenticator)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,12 @@ def _check_run(model: Model, *_: object) -> None:
         raise ZeroDivisionError("a fault of ours, with a secret in it")
 
 
+def _cheapest(_: str, __: object, candidates: Sequence[Mapping[str, Any]]) -> list[float]:
+    """A policy that always takes the cheapest, whatever it is told."""
+    costs = [each["cost"] for each in candidates]
+    return [float(index == costs.index(min(costs))) for index in range(len(costs))]
+
+
 @pytest.fixture(scope="module")
 def served(postgres_server: str, template_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The application on a port of its own, as the service's login role."""
@@ -87,6 +93,7 @@ def served(postgres_server: str, template_database: str, tmp_path_factory: pytes
             platforms=("openai", "vllm", "transformers"),
             check_run=_check_run,
             private_addresses=False,
+            probabilities=_cheapest,
         )
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
