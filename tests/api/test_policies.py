@@ -260,7 +260,9 @@ def test_decisions_that_do_not_say_how_they_were_made_are_counted_and_not_used(
         broken: list[Any] = [[], [{"name": "m0"}], "x", [{"model_id": str(uuid.uuid4()), "probability": 1.0}]]
         rows = connection.execute("SELECT id FROM model_selection_logs WHERE use_case = %s", (use_case,)).fetchall()
         for (row,), value in zip(rows, broken, strict=False):
-            connection.execute("UPDATE model_selection_logs SET candidate_models = %s WHERE id = %s", (Jsonb(value), row))
+            connection.execute(
+                "UPDATE model_selection_logs SET candidate_models = %s WHERE id = %s", (Jsonb(value), row)
+            )
     policy = a_policy(owner, unique("cheap"), use_case=use_case)
     found = owner.get(f"{PATH}/{policy['id']}/evaluation").json()
     assert (found["unusable"], found["n"] + found["without_outcome"]) == (4, 1)
@@ -271,3 +273,51 @@ def test_decisions_that_do_not_say_how_they_were_made_are_counted_and_not_used(
 def remote(served: Served, evalservice_home: Any) -> Cli:
     """The command line of the first organization's owner."""
     return Cli(evalservice_home, {"EVALSERVICE_URL": served.url, "EVALSERVICE_API_KEY": served.mine.keys["owner"]})
+
+
+def test_a_policy_is_made_used_and_taken_back_from_the_command_line(remote: Cli) -> None:
+    name = unique("p")
+    parameters = ("--algorithm", "thompson", "--parameters", '{"cost_weight": 5}', "--per-day", "20")
+    made = remote.ok("policies", "create", name, *parameters, "--use-case", name)
+    assert (made["version"], made["budget"], made["parameters"]["cost_weight"]) == (1, {"usd_per_day": 20}, 5)
+    assert remote.ok("policies", "activate", name, "--default")["is_default"]
+    remote.ok("policies", "create", name, "--algorithm", "weighted", "--use-case", name)
+    assert remote.ok("policies", "shadow", f"{name}@2")["status"] == "shadow"
+    assert remote.ok("policies", "canary", f"{name}@2", "--share", "0.05")["traffic_share"] == 0.05
+    assert remote.ok("policies", "ab", f"{name}@2")["traffic_share"] == 0.5
+    assert remote.ok("policies", "activate", f"{name}@2")["is_default"]
+    assert remote.ok("policies", "rollback", name)["version"] == 1
+    assert remote.ok("policies", "show", name)["id"] == made["id"]
+    assert remote.ok("policies", "retire", name)["status"] == "retired"
+    listed = remote.ok("policies", "list", "--use-case", name, "--status", "retired")["items"]
+    assert [item["version"] for item in listed] == [2, 1]
+    wrong = remote("policies", "create", name, "--algorithm", "weighted", "--parameters", '{"weights": {"cost": -1}}')
+    assert (wrong.code, wrong.err) == (
+        2,
+        "error: parameters.weights.cost: -1 is not valid: greater than or equal to 0\n",
+    )
+
+
+def test_estimates_are_printed_side_by_side_and_a_refusal_is_exit_code_1(remote: Cli, served: Served) -> None:
+    explored, fixed = unique("u"), unique("u")
+    logged(served, explored, 0.5)
+    logged(served, fixed, 0.0)
+    name = unique("cheap")
+    remote.ok("policies", "create", name, "--algorithm", "thompson")
+    shown = remote("policies", "evaluate", name, "--use-case", explored, "--reward", "utility", "--since", "2020-01-01")
+    assert shown.code == 0, shown.err
+    lines = shown.out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:5]] == [
+        "as logged",
+        f"{name}@1, IPS",
+        f"{name}@1, self-normalised IPS",
+        f"{name}@1, doubly robust",
+    ]
+    assert lines[5].startswith("1080 decisions with an outcome, worth ")
+    refused = remote("policies", "evaluate", name, "--use-case", fixed)
+    assert refused.code == 1
+    assert refused.out.startswith("refused: for 100.0% of 1080 requests the policy may choose what the logging policy")
+    document = remote("policies", "evaluate", name, "--use-case", fixed, "--json")
+    assert (document.code, document.json()["refusal"]["reason"]) == (1, "support")
+    assert remote("policies", "evaluate", name, "--until", "2020-01-01").code == 1
+    assert remote("policies", "evaluate", name, "--since", "yesterday").code == 2
