@@ -19,8 +19,8 @@ from evalservice.interchange import routes as interchange
 from evalservice.metrics import routes as metrics
 from evalservice.organizations import routes as organizations
 from evalservice.runs import routes as runs
+from evalservice.selection import policy_routes, selecting
 from evalservice.selection import routes as selection
-from evalservice.selection import selecting
 from evalservice.web.context import Wiring
 from evalservice.web.middleware import BodyLimit, Compressed, RequestLog
 from evalservice.web.problems import RESPONSES, Problem, add_handlers, internal_problem
@@ -45,6 +45,7 @@ ROUTERS = (
     webhook_routes.webhooks,
     selecting.router,
     selection.selections,
+    policy_routes.selection_policies,
     organizations.organizations,
     organizations.api_keys,
     organizations.credentials,

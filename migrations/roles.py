@@ -42,6 +42,7 @@ FUNCTIONS = (
     "evalservice_running_experiments()",
     "evalservice_due_regression_checks(integer)",
     "evalservice_due_webhook_deliveries(integer)",
+    "evalservice_waiting_outcomes()",
 )
 """What crosses organizations, each SECURITY DEFINER with a fixed search_path."""
 

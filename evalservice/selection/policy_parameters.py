@@ -14,7 +14,7 @@ before, and cannot take a built-in name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, Literal, Self
 
@@ -25,9 +25,6 @@ from evalservice.web.fields import Reference
 
 GROUP = "evalservice.policies"
 MOST_EXPLORATION = 0.05
-
-Probabilities = Callable[[str, Mapping[str, Any], Sequence[Mapping[str, Any]]], Sequence[float]]
-"""(algorithm, parameters, eligible candidates as they are logged) → what the policy gives each; they add up to 1."""
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]

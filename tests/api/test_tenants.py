@@ -26,6 +26,7 @@ TABLE_OF = {
     "experiment_id": "experiments",
     "template_id": "experiment_templates",
     "selection_id": "model_selection_logs",
+    "policy": "selection_policies",
     "organization_id": "organizations",
     "key_id": "api_keys",
     "credential_id": "provider_credentials",
