@@ -35,18 +35,22 @@ CLOCK_DISORDER = 300.0  # seconds by which times may come out of order; a longer
 
 # Chosen on `four_models` for budgets from $0.0001 to $0.01, as are the bounds. Money is in units of one request's.
 STEP = 0.02  # of the log price, for a request that costs one unit more than the budget
-HORIZON = 100.0  # requests over which credit is spent
-PULL = 0.1  # of the log price, at once, for a unit of credit
-MOST_PULLED = 50.0  # units
+HORIZON = 100.0  # requests over which credit is spent, at least
+DAY_PART = 0.25  # of the requests that a day still expects, over which its credit is spent where they are more
+PULL = 10.0  # of the log price, at once, for as many units of credit as the horizon has requests
+MOST_PULLED = 5.0  # of the log price
 LONGEST_STEP = 50.0  # units that one request can cost as far as the price is concerned: costs have heavy tails
 CUSHION = 30.0  # units of credit that are aimed at, so that one dear request does not overspend
 CUSHION_SHARE = 0.1  # of the requests so far, where that is less
 MOST_SAVED = 200.0  # units of credit; what is beyond was no use to anybody and is no licence to waste
 OPENING_PRICE = 0.01  # quality that one unit is worth before anything is known
 LOWEST_PRICE, HIGHEST_PRICE = 1e-4, 10.0
-OPENING_GAP = 60.0  # seconds between requests before any came
-GAP_WEIGHT = 0.05  # of the latest gap in the running mean
-LONGEST_GAP = 100.0  # running means that one gap counts for: a night's silence says little about the day
+# A day's money accrues as its requests come, by the traffic of the days before; a tenth of it evenly all the same.
+EVENLY = (1 / 24,) * 24
+EVEN_PART = 0.1
+LATEST_DAY = 0.5  # weight of the latest day in the traffic expected
+# Requests a day, before any day has passed and after: what is expected weighs as much as this part of a day.
+OPENING_TRAFFIC, OPENING_WEIGHT, WEIGHT = 1_440.0, 0.01, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,9 @@ class Pacer:
 
     budget: USD per request or per UTC day, as `basis` says. log_price: of one unit of money (what accrues for one
     request). credit: accrued and not spent, in USD; negative is debt. spent: USD, count: requests, since the beginning.
-    today: requests of this UTC day, gap: running mean of seconds between requests, last: seconds since the epoch when
-    the pacer was last charged; these three are of use to a daily budget only. ignored: costs that were no costs.
+    ignored: costs that were no costs. Of a daily budget: last, when it was last charged, in seconds since the epoch;
+    passed, the share of today's money that has accrued; today, its requests by the hour; traffic, requests expected of
+    a day, 0 before one has passed; profile, the share of the money that accrues in each hour.
     """
 
     basis: Literal["request", "day"]
@@ -65,19 +70,23 @@ class Pacer:
     credit: float = 0.0
     spent: float = 0.0
     count: int = 0
-    today: int = 0
-    gap: float = 0.0
-    last: float = 0.0
     ignored: int = 0
+    last: float = 0.0
+    passed: float = 0.0
+    today: tuple[int, ...] = (0,) * 24
+    traffic: float = 0.0
+    profile: tuple[float, ...] = EVENLY
 
     def stored(self) -> list[Any]:
         """As JSON values, for `restored`."""
-        return [getattr(self, name) for name in self.__slots__]
+        values = [getattr(self, name) for name in self.__slots__]
+        return [list(value) if isinstance(value, tuple) else value for value in values]
 
     @classmethod
     def restored(cls, kept: list[Any]) -> Self:
         """The pacer whose `stored` that is."""
-        return cls(*kept)
+        values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in kept]
+        return cls(*values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +104,19 @@ def begin(usd_per_request: float) -> Pacer:
 
 
 def begin_daily(usd_per_day: float, now: float) -> Pacer:
-    """A pacer for money per UTC day, today's pro rata. now: seconds since the epoch.
+    """A pacer for money per UTC day, today's pro rata. now: seconds since the epoch. It learns when requests come.
 
     What a day leaves unspent ends with it; what it overspent is the next day's debt. Raises InvalidInput as `begin`.
     """
     start = now if math.isfinite(now) else 0.0
-    return Pacer("day", _positive("budget.usd_per_day", usd_per_day), gap=OPENING_GAP, last=start)
+    return Pacer("day", _positive("budget.usd_per_day", usd_per_day), last=start)
 
 
 def price(pacer: Pacer, now: float) -> float:
     """Quality per dollar, positive and finite."""
     seen = _accrued(pacer, now)
-    units = _ahead(seen) / _unit(seen)
-    pull = PULL * max(-MOST_PULLED, min(units, MOST_PULLED))
+    pull = PULL * _ahead(seen) / (_unit(seen) * _horizon(seen))
+    pull = max(-MOST_PULLED, min(pull, MOST_PULLED))
     return math.exp(seen.log_price - pull) / _unit(seen)
 
 
@@ -146,8 +155,10 @@ def charge(pacer: Pacer, cost: float, now: float) -> Pacer:
         most = MOST_SAVED * seen.budget
         paid = replace(seen, credit=min(seen.credit + seen.budget - cost, most))
     else:
-        paid = _timed(pacer, replace(seen, credit=seen.credit - cost))
-    paid = replace(paid, spent=paid.spent + cost, count=paid.count + 1, today=paid.today + 1)
+        hour = _hour(seen.last)
+        today = (*seen.today[:hour], seen.today[hour] + 1, *seen.today[hour + 1 :])
+        paid = replace(seen, credit=seen.credit - cost, today=today)
+    paid = replace(paid, spent=paid.spent + cost, count=paid.count + 1)
     return _repriced(paid, cost / _unit(paid) - 1)
 
 
@@ -173,19 +184,28 @@ def _unit(pacer: Pacer) -> float:
     """Money that accrues for one request, in USD."""
     if pacer.basis == "request":
         return pacer.budget
-    return pacer.budget * max(pacer.gap, 1e-3) / DAY
+    expected, weight = (pacer.traffic, WEIGHT) if pacer.traffic > 0 else (OPENING_TRAFFIC, OPENING_WEIGHT)
+    return pacer.budget * (weight + pacer.passed) / (weight * expected + sum(pacer.today))
 
 
 def _ahead(pacer: Pacer) -> float:
     """Credit beyond the cushion, in USD."""
-    requests = pacer.count if pacer.basis == "request" else pacer.today
+    requests = pacer.count if pacer.basis == "request" else sum(pacer.today)
     return pacer.credit - _unit(pacer) * min(CUSHION, CUSHION_SHARE * requests)
+
+
+def _horizon(pacer: Pacer) -> float:
+    """Requests over which credit is spent."""
+    if pacer.basis == "request":
+        return HORIZON
+    to_come = (1 - _share(pacer.profile, pacer.last)) * pacer.budget / _unit(pacer)
+    return max(HORIZON, DAY_PART * to_come)
 
 
 def _repriced(pacer: Pacer, over: float) -> Pacer:
     """The price after a request that cost `over` units more than its own."""
-    ahead = max(-HORIZON, min(_ahead(pacer) / _unit(pacer), HORIZON))
-    step = STEP * (max(-1.0, min(over, LONGEST_STEP)) - ahead / HORIZON)
+    ahead = max(-1.0, min(_ahead(pacer) / (_unit(pacer) * _horizon(pacer)), 1.0))
+    step = STEP * (max(-1.0, min(over, LONGEST_STEP)) - ahead)
     return replace(pacer, log_price=_bounded(pacer.log_price + step))
 
 
@@ -200,14 +220,37 @@ def _accrued(pacer: Pacer, now: float) -> Pacer:
     if now < pacer.last:
         return replace(pacer, last=now)
     midnight = now - now % DAY
+    since = _share(pacer.profile, pacer.last)
     if pacer.last >= midnight:
-        return replace(pacer, credit=pacer.credit + pacer.budget * (now - pacer.last) / DAY, last=now)
-    left = min(0.0, pacer.credit + pacer.budget * (midnight - pacer.last) / DAY)
-    return replace(pacer, credit=left + pacer.budget * (now - midnight) / DAY, last=now, today=0)
+        more = _share(pacer.profile, now) - since
+        return replace(pacer, credit=pacer.credit + pacer.budget * more, last=now, passed=pacer.passed + more)
+    days = (midnight - pacer.last) // DAY + 1 - since
+    left = min(0.0, pacer.credit + pacer.budget * days)
+    new = _another_day(replace(pacer, passed=pacer.passed + 1 - since))
+    share = _share(new.profile, now)
+    return replace(new, credit=left + new.budget * share, last=now, passed=share)
 
 
-def _timed(before: Pacer, after: Pacer) -> Pacer:
-    """With the time since the request before in the running mean of gaps."""
-    gap = min(max(0.0, after.last - before.last), LONGEST_GAP * before.gap + 1.0)
-    weight = max(GAP_WEIGHT, 1 / (before.count + 1))
-    return replace(after, gap=before.gap + weight * (gap - before.gap))
+def _another_day(pacer: Pacer) -> Pacer:
+    """With the traffic of the day that ended in what is expected of the next; a day without any says nothing."""
+    requests = sum(pacer.today)
+    if not requests:
+        return replace(pacer, passed=0.0)
+    whole = requests / max(pacer.passed, 1 / 24)
+    traffic = pacer.traffic + LATEST_DAY * (whole - pacer.traffic) if pacer.traffic > 0 else whole
+    # a request more in each hour keeps the few of a quiet day from saying much
+    profile = tuple(
+        (1 - LATEST_DAY) * before + LATEST_DAY * (EVEN_PART / 24 + (1 - EVEN_PART) * (hour + 1) / (requests + 24))
+        for before, hour in zip(pacer.profile, pacer.today, strict=True)
+    )
+    return replace(pacer, passed=0.0, today=(0,) * 24, traffic=traffic, profile=profile)
+
+
+def _hour(time: float) -> int:
+    return int(time % DAY // 3_600) % 24
+
+
+def _share(profile: tuple[float, ...], time: float) -> float:
+    """The share of a day's money that has accrued by then."""
+    hour = _hour(time)
+    return sum(profile[:hour]) + profile[hour] * min(time % DAY / 3_600 - hour, 1.0)

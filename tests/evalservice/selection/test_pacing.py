@@ -23,6 +23,12 @@ from tests.evalservice.selection.streams import (
 
 BUDGETS = (1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 ESTIMATES = {"models": model_means, "sources": source_means}
+# requests a second, by the hour
+TRAFFIC = {
+    "steady": lambda hour: 1 / 50,
+    "office hours": lambda hour: 1 / 20 if 8 <= hour < 18 else 1 / 2_000,
+    "four bursts": lambda hour: 1 / 5 if int(hour) % 6 == 0 else 1 / 600,
+}
 ANY = st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1)
 
 
@@ -94,21 +100,28 @@ def test_the_budget_holds_while_twenty_requests_are_under_way(budget: float) -> 
 
 @pytest.mark.data
 @needs_data
-@pytest.mark.parametrize("gap", [10.0, 100.0])
-def test_money_per_day_is_kept_to_and_used_whatever_the_traffic(gap: float) -> None:
-    budget = 1e-3 * DAY / gap
+@pytest.mark.parametrize("usd_per_request", [2e-4, 1e-3, 5e-3])
+@pytest.mark.parametrize("traffic", TRAFFIC)
+def test_money_per_day_is_kept_to_and_used_once_it_is_known_when_requests_come(
+    traffic: str, usd_per_request: float
+) -> None:
+    rate = TRAFFIC[traffic]
+    budget = usd_per_request * sum(3_600 * rate(hour + 0.5) for hour in range(24))
     stream = four_models().shuffled(3)
     quality, cost = model_means(stream)
     rng = np.random.default_rng(0)
-    now, pacer, spent = DAY * 20_000, begin_daily(budget, DAY * 20_000), dict.fromkeys(range(20_000, 20_003), 0.0)
-    while (now := now + rng.exponential(gap)) < DAY * 20_003:
+    start = now = DAY * 20_000
+    pacer, spent = begin_daily(budget, now), np.zeros(5)
+    while (now := now + rng.exponential(1 / rate(now % DAY / 3_600))) < start + 4 * DAY:
         k = int(rng.integers(len(quality)))
         within = affordable(pacer, cost[k], now)
         chosen = int(np.where(within.models, quality[k] - price(pacer, now) * cost[k], -np.inf).argmax())
         pacer = charge(pacer, float(stream.cost[k, chosen]), now)
-        spent[int(now // DAY)] += stream.cost[k, chosen]
-    figures.info("a request in %g s: used a day %s", gap, [f"{usd / budget:.3f}" for usd in spent.values()])
-    assert all(0.9 <= usd / budget <= 1.004 for usd in spent.values())
+        spent[int((now - start) // DAY)] += stream.cost[k, chosen]
+    used = spent[:4] / budget
+    figures.info("%s, $%g: used a day %s", traffic, usd_per_request, np.round(used, 3))
+    assert (used <= 1.004).all()
+    assert (used >= [0.7, 0.85, 0.9, 0.92]).all()
 
 
 def test_a_budget_below_the_cheapest_model_says_so_and_leaves_the_cheapest() -> None:
@@ -142,9 +155,9 @@ def test_what_a_day_leaves_is_not_the_next_ones() -> None:
     start = DAY * 20_000
     quiet = charge(begin_daily(24.0, start), 0.0, start + DAY - 3_600)
     assert quiet.credit == pytest.approx(23.0)
-    assert charge(quiet, 0.0, start + DAY + 3_600).credit == pytest.approx(1.0)
+    assert 0 < charge(quiet, 0.0, start + DAY + 3_600).credit <= 1.0
     indebted = charge(quiet, 30.0, start + DAY - 3_600)
-    assert charge(indebted, 0.0, start + DAY + 3_600).credit == pytest.approx(-5.0)
+    assert -6.0 < charge(indebted, 0.0, start + DAY + 3_600).credit <= -5.0
 
 
 @pytest.mark.parametrize("amount", [0.0, -1.0, float("nan"), float("inf")])
