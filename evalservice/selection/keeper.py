@@ -18,13 +18,17 @@ from sqlalchemy import Engine
 
 from evalservice.database import listening, tenant_transaction
 from evalservice.errors import EvalserviceError
+from evalservice.selection.breaker import LEASE
 from evalservice.selection.evidence import read_snapshot, utc_now
+from evalservice.selection.probing import claim_probes, half_open, with_probes
 from evalservice.selection.snapshot import Snapshot
 from evalservice.selection.stored_policies import Policies, read_policies
 
 CHANNEL = "evalservice_evidence"
 """Postgres notifies it, with the organization's id, when models, measurements, outcomes or policies change."""
 REFRESH_SECONDS = 10.0
+BROKEN_SECONDS = 1.0
+"""While a breaker is open: its cool-down may have ended."""
 SETTLE_SECONDS = 0.25
 """Changes come in bursts: so long one waits for the next."""
 FORGOTTEN_SECONDS = 3600.0
@@ -53,6 +57,7 @@ class Keeper:
         self._states: dict[uuid.UUID, State] = {}
         self._asked: dict[uuid.UUID, float] = {}
         self._changed: set[uuid.UUID] = set()
+        self._probes: dict[uuid.UUID, dict[str, float]] = {}
         self._reading: dict[uuid.UUID, threading.Lock] = {}
         self._lock = threading.Lock()
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -75,11 +80,25 @@ class Keeper:
     def refresh(self, organization_id: uuid.UUID) -> State:
         """Read it anew. Raises DatabaseUnavailable, SchemaBehind; the state before stays then."""
         with tenant_transaction(self._engine, organization_id) as session:
-            snapshot = read_snapshot(session, utc_now())
-            state = State(snapshot, read_policies(session))
+            read = read_snapshot(session, utc_now())
+            waiting = half_open(read)
+            held = self._probes.get(organization_id, {})
+            kept = {own: until for own, until in held.items() if own in waiting and until > time.monotonic()}
+            new = claim_probes(session, [own for own in waiting if own not in kept])
+            policies = read_policies(session)
+        self._probes[organization_id] = kept | dict.fromkeys(new, time.monotonic() + LEASE)
+        state = State(with_probes(read, self._probes[organization_id]), policies)
         self._asked.setdefault(organization_id, time.monotonic())
         self._states[organization_id] = state
         return state
+
+    def probed(self, organization_id: uuid.UUID, model_id: str) -> None:
+        """A request goes to a half-open model: no other one does before its outcome is known."""
+        self._probes.get(organization_id, {}).pop(model_id, None)
+        state = self._states.get(organization_id)
+        if state is not None:
+            snapshot = with_probes(state.snapshot, self._probes.get(organization_id, {}))
+            self._states[organization_id] = replace(state, snapshot=snapshot)
 
     def start(self) -> None:
         """Keep the states fresh from here on."""
@@ -116,10 +135,12 @@ class Keeper:
     def _refresh_all(self) -> None:
         due = time.monotonic() + REFRESH_SECONDS
         while not self._stop.is_set():
-            self._wake.wait(max(0.0, due - time.monotonic()))
+            broken = any(not state.snapshot.all_available for state in list(self._states.values()))
+            self._wake.wait(max(0.0, min(due - time.monotonic(), BROKEN_SECONDS if broken else REFRESH_SECONDS)))
             if self._wake.is_set():
                 self._stop.wait(SETTLE_SECONDS)
                 self._wake.clear()
+            self._changed.update(key for key, state in list(self._states.items()) if not state.snapshot.all_available)
             whole = time.monotonic() >= due
             if whole:
                 self._forget()
@@ -142,4 +163,5 @@ class Keeper:
         oldest = time.monotonic() - FORGOTTEN_SECONDS
         for organization_id in [key for key, asked in list(self._asked.items()) if asked < oldest]:
             self._states.pop(organization_id, None)
+            self._probes.pop(organization_id, None)
             self._asked.pop(organization_id, None)

@@ -317,16 +317,33 @@ def canary(candidates: Candidates, parameters: Mapping[str, Any], ask: Ask) -> S
 @policy("thompson")
 def thompson(candidates: Candidates, parameters: Mapping[str, Any], ask: Ask) -> Scored:
     """Each as often as it is the best in draws from what is known of it: the shares of wins are the probabilities. The
-    score is the share. What nothing is known of is explored."""
+    score is the share. What nothing is known of is explored.
+
+    A failed request is worth nothing, so that quality counts for the share that succeeds; where only that is known, it
+    is the quality.
+    """
+    worth, deviation = _worth(candidates)
     shares = win_shares(
-        candidates.quality,
-        candidates.quality_sd,
+        worth,
+        deviation,
         candidates.cost,
         price=parameters["cost_weight"] + ask.price,
         draws=parameters["draws"],
         rng=np.random.Generator(np.random.PCG64(ask.seed)),
     )
     return Scored(shares, shares)
+
+
+def _worth(candidates: Candidates) -> tuple[Array, Array]:
+    success = 1.0 - candidates.error_rate
+    if np.isnan(success).all():
+        return candidates.quality, candidates.quality_sd
+    n = candidates.outcomes
+    alone = np.isnan(candidates.quality) & (n > 0)
+    doubt = np.sqrt(np.maximum(success * (1 - success), 0.0) / (n + 3.0))
+    known = np.where(np.isnan(success), 1.0, success)
+    worth = np.where(alone, success, candidates.quality * known)
+    return worth, np.where(alone, doubt, candidates.quality_sd * known)
 
 
 @policy("nearest")

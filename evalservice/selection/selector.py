@@ -89,6 +89,8 @@ class Selector:
         for shadow in chosen.shadows:
             self._shadowed(state, who, request, shadow, seed, now)
         decision = self._decided(state, who, request, chosen.policy, seed, now)
+        if decision.model is not None and state.snapshot.breakers[decision.model] == "half-open":
+            self.keeper.probed(who.organization_id, state.snapshot.ids[decision.model])
         words = explanation(decision)
         candidates = candidates_json(decision)
         own = uuid7()

@@ -266,3 +266,25 @@ def test_a_burst_of_errors_takes_a_model_out(router: Router) -> None:
     assert chosen(answer) == "fair"
     rejected = {each["name"]: each["rejected"] for each in answer["candidates"] if "rejected" in each}
     assert rejected["good@1.0.0"]["constraint"] == "circuit_breaker"
+
+
+def test_one_probe_at_a_time_and_successes_bring_a_model_back(router: Router) -> None:
+    for _ in range(30):
+        answer = router.ask(policy="pinned", parameters={"model": "good"}).json()
+        router.client.post(f"/v1/selections/{answer['id']}/outcome", json={"success": False})
+    router.select()
+    router.learn()
+    with as_organization(router.served.database, router.tenant.organization) as connection:
+        # its cool-down has ended
+        connection.execute(
+            "UPDATE selection_breakers SET state = jsonb_set(state, '{3}', to_jsonb((state ->> 3)::float8 - 600)) "
+            "WHERE state ->> 3 IS NOT NULL"
+        )
+        connection.commit()
+    best = {"weights": {"quality": 1, "cost": 0, "latency": 0}}
+    for _ in range(3):
+        probe, meanwhile = router.select(**best), router.select(**best)
+        assert (chosen(probe), chosen(meanwhile)) == ("good", "fair")
+        router.client.post(f"/v1/selections/{probe['id']}/outcome", json={"success": True})
+        router.learn()
+    assert [chosen(router.select(**best)) for _ in range(3)] == ["good"] * 3
