@@ -13,7 +13,7 @@ from cluster.runtime import Platform
 from evalservice.addresses import check_base_url, is_refused
 from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.catalog.model_config import ENGINES, OPENAI_URL, ModelConfig
-from evalservice.errors import ProviderUnreachable
+from evalservice.errors import InvalidInput, ProviderUnreachable
 from evalservice.organizations.secrets import origin_of
 from evalservice.organizations.service import open_credential
 from evalservice.pricing import Price
@@ -70,6 +70,9 @@ def check_new_run(settings: Settings, model: Model, benchmark: BenchmarkSuite, o
         if not settings.ray_address:
             check_here(model.platform, model.platform_model_id)
         return
+    if not model.base_url and model.credential_id is None:
+        accepted = f"a model with a key for {OPENAI_URL}: give it one with `credential_id`"
+        raise InvalidInput("model", model.name, accepted)
     if settings.ray_address:
         return  # the cluster's network is not this machine's
     from actors.providers.connection import environment_proxy  # not at the top: an HTTP client takes a while to load

@@ -20,6 +20,7 @@ from cluster.cli.common import (
 )
 from cluster.cli.output import print_json, print_table, say
 from evalservice.client import path_of
+from evalservice.errors import InvalidInput
 
 app = typer.Typer(help="Models: hosted (OpenAI-compatible) and self-hosted (vLLM, transformers).", no_args_is_help=True)
 
@@ -67,7 +68,7 @@ def add(
       evalservice models add mini --platform openai --model-id gpt-4o-mini --api-key-env OPENAI_API_KEY
       --input-price 0.15 --output-price 0.60
     """
-    from evalservice.catalog.model_config import ModelConfig
+    from evalservice.catalog.model_config import OPENAI_URL, ModelConfig
     from evalservice.catalog.schemas import NewModel, parse
 
     settings = ModelConfig.parse("config", json_object("config", config))
@@ -86,6 +87,13 @@ def add(
         "parent": parent,
         "tags": tuple(tag or ()),
     }
+    if platform_name == "openai" and not base_url and api_key_env is None:
+        raise InvalidInput(
+            "api_key_env",
+            None,
+            f"{OPENAI_URL} needs a key: name the variable that holds it with "
+            "--api-key-env, or give --base-url for another server",
+        )
     body = {**body_of(parse(NewModel, values)), "config": settings.set_values()}
     with service() as opened:
         model = opened.client.post(path_of("models"), body)

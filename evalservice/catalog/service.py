@@ -115,13 +115,6 @@ def _check_platform(new: NewModel, platforms: Sequence[str], private_addresses: 
         return
     if new.base_url:
         check_base_url(new.base_url, private=private_addresses)
-    elif new.platform == "openai" and new.api_key is None and new.credential_id is None:
-        raise InvalidInput(
-            "api_key_env",
-            None,
-            f"{OPENAI_URL} needs a key: name the variable that holds it with "
-            "--api-key-env, or give --base-url for another server",
-        )
     if new.config.engine:
         raise InvalidInput("config.engine", new.config.engine, f"only {' and '.join(ENGINES)} take engine options")
 

@@ -295,3 +295,8 @@ def test_health_needs_no_key_and_readiness_tells_the_truth(served: Served) -> No
     with served.client() as stranger:
         assert stranger.get("/healthz").json() == {"status": "alive"}
         assert stranger.get("/readyz").json() == {"status": "ready", "parts": {"postgres": "ok"}}
+
+
+def test_a_model_without_a_key_can_be_selected_but_not_run(owner: httpx.Client) -> None:
+    body = {"name": unique("keyless"), "platform": "openai", "platform_model_id": unique("gpt")}
+    assert created(owner, "/v1/models", body)["has_credential"] is False
