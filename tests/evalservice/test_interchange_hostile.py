@@ -192,13 +192,29 @@ def test_many_small_members_that_unpack_to_too_much_together_are_refused(tmp_pat
     assert "unpacks to at most 10 times its size" in refused(path)
 
 
-def test_an_archive_that_is_encrypted_or_packed_by_another_method_is_refused(tmp_path: Path) -> None:
+def test_an_archive_that_is_encrypted_patched_or_packed_by_another_method_is_refused(tmp_path: Path) -> None:
     path = zipped(tmp_path / "log.eval", inspect_members(), zipfile.ZIP_BZIP2)
     assert "stored, deflate or zstd, not method 12" in refused(path)
     whole = zipped(tmp_path / "log.eval", inspect_members(), zipfile.ZIP_STORED).read_bytes()
     start = whole.index(b"PK\x01\x02")
-    path.write_bytes(whole[: start + 8] + b"\x01" + whole[start + 9 :])
-    assert "not encrypted" in refused(path)
+    for flag, said in (
+        (b"\x01", "not encrypted"),
+        (b"\x40", "not encrypted"),  # strong encryption
+        (b"\x20", "not a patch of another file"),
+    ):
+        path.write_bytes(whole[: start + 8] + flag + whole[start + 9 :])
+        assert said in refused(path)
+
+
+def test_what_a_damaged_archive_says_of_itself_is_cut_to_a_line(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "log.eval", inspect_members(), zipfile.ZIP_STORED)
+    start = path.read_bytes().index(b"samples/q-3")
+    whole = bytearray(path.read_bytes())
+    whole[start - 4 : start - 2] = struct.pack("<H", 5000)  # the length of the member's name in its own header
+    path.write_bytes(whole)
+    message = refused(path)
+    assert "a whole member of log.eval (File name in directory" in message
+    assert len(message) < 500
 
 
 @pytest.mark.parametrize("depth", [2_000, 200_000])
