@@ -23,6 +23,7 @@ from pydantic import Field
 
 from evalservice.errors import InvalidInput
 from evalservice.interchange.eee_rows import Row, item_of, row_of
+from evalservice.interchange.limits import check_metrics
 from evalservice.interchange.logjson import LogShape, bad_line, document, finite, lines, opened
 from evalservice.interchange.records import LogFiles, LogItem, LogRun
 from evalservice.interchange.tally import Tally, disagreement
@@ -111,6 +112,7 @@ def read_every_eval_ever(log: LogFiles) -> list[LogRun]:
     whole = document(log.path, log.main, Aggregates)
     if not whole.evaluation_results:
         raise InvalidInput(f"{log.main}: evaluation_results", [], "at least one result")
+    check_metrics(len(whole.evaluation_results), log.main)
     name = _sidecar_name(log, whole)
     scans, count = _scanned(log, name, whole)
     if not scans:
@@ -151,6 +153,7 @@ def _scanned(log: LogFiles, name: str, whole: Aggregates) -> tuple[dict[str, _Sc
             if metric is not None:
                 value = finite(row.evaluation.score)
                 scan.tally.add(metric, value)
+                check_metrics(len(scan.tally.seen), name)
                 sums = scan.sums.setdefault(metric, _Sums())
                 sums.total += value or 0.0
                 sums.count += value is not None

@@ -19,6 +19,7 @@ from evalservice.catalog.formats import read_records
 from evalservice.catalog.snapshots import first_line
 from evalservice.errors import BadRecord, InvalidInput, InvalidRecords, shown
 from evalservice.interchange.inspect_samples import moment_of
+from evalservice.interchange.limits import check_metrics
 from evalservice.interchange.logjson import LogShape, finite, opened, parsed, shaped
 from evalservice.interchange.records import LogFiles, LogItem, LogRun
 from evalservice.interchange.rows import ABOUT, NESTED
@@ -92,6 +93,8 @@ def _run(log: LogFiles, file_format: str, about: _About | None) -> LogRun:
         scan.count += 1
         for name, value in row.metrics.items():
             scan.tally.add(name, finite(value))
+        if about is None:
+            check_metrics(len(scan.tally.seen), log.main)
         for score in _scores(row).values():
             scan.corpus |= score.statistics.keys()
             scan.epochs = max(scan.epochs, len(score.samples))

@@ -25,11 +25,13 @@ from evalservice.interchange.result_rows import row_tables
 from tests.logs import (
     STAMP,
     eee_log,
+    eee_rows,
     inspect_header,
     inspect_json,
     inspect_members,
     inspect_samples,
     lm_eval_log,
+    lm_eval_rows,
     own_jsonl,
     the_log,
     zipped,
@@ -257,3 +259,39 @@ def test_a_folder_of_too_many_files_is_refused(tmp_path: Path, monkeypatch: Any)
         (tmp_path / f"{number}.txt").write_text("")
     with pytest.raises(InvalidInput, match="at most 3 files"):
         find_logs(tmp_path)
+
+
+def inspect_of_many_metrics(folder: Path) -> Path:
+    scores = {"match": {"value": {f"key-{number}": 1 for number in range(1001)}}}
+    return inspect_json(folder, [{**sample, "scores": scores} for sample in inspect_samples()])
+
+
+def inspect_of_many_reducers(folder: Path) -> Path:
+    header = inspect_header()
+    [score] = header["results"]["scores"]
+    header["results"]["scores"] = [{**score, "reducer": f"pass_at_{number}"} for number in range(1001)]
+    return inspect_json(folder, header=header)
+
+
+def lm_eval_of_many_metrics(folder: Path) -> Path:
+    metrics = [f"metric-{number}" for number in range(501)]  # under each of two filters
+    return lm_eval_log(folder, {"sums": lm_eval_rows(metrics=metrics, **dict.fromkeys(metrics, 1.0))})
+
+
+def eee_of_many_metrics(folder: Path) -> Path:
+    return eee_log(folder, [row for number in range(1001) for row in eee_rows(result=f"metric-{number}")])
+
+
+@pytest.mark.parametrize(
+    "log", [inspect_of_many_metrics, inspect_of_many_reducers, lm_eval_of_many_metrics, eee_of_many_metrics]
+)
+def test_a_log_of_more_metrics_than_a_run_may_have_is_refused_before_they_are_computed(
+    tmp_path: Path, log: Callable[[Path], Path]
+) -> None:
+    with pytest.raises(InvalidInput, match="a log of at most 1,000 metrics"):
+        read_log(the_log(log(tmp_path)))
+
+
+def test_a_log_of_more_groups_than_can_be_compared_is_refused(tmp_path: Path) -> None:
+    groups = {f"group-{number}": [f"group-{number + 1}"] for number in range(5001)}
+    assert "at most 5,000 members of groups" in refused(lm_eval_log(tmp_path, group_subtasks=groups))
