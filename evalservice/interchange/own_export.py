@@ -20,7 +20,7 @@ from evalservice.catalog.snapshots import first_line
 from evalservice.errors import BadRecord, InvalidInput, InvalidRecords, shown
 from evalservice.interchange.inspect_samples import moment_of
 from evalservice.interchange.limits import check_metrics
-from evalservice.interchange.logjson import LogShape, finite, opened, parsed, shaped
+from evalservice.interchange.logjson import LogShape, finite, opened, parsed, refuse_deep, shaped
 from evalservice.interchange.records import LogFiles, LogItem, LogRun
 from evalservice.interchange.rows import ABOUT, NESTED
 from evalservice.interchange.tally import Tally
@@ -145,6 +145,8 @@ def _rows(log: LogFiles, file_format: str) -> Iterator[_Row]:
             raise InvalidRecords(log.main, [record], 1)
         if file_format == "parquet":
             record = _nested(record, f"{log.main}, row {line}")
+        else:
+            refuse_deep(record, f"{log.main}, line {line}")
         yield shaped(_Row, record, f"{log.main}, line {line}")
 
 

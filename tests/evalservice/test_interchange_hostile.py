@@ -22,7 +22,9 @@ from evalservice.interchange.criteria import scoring_of
 from evalservice.interchange.logs import READERS, find_logs, read_log
 from evalservice.interchange.records import LogFiles
 from evalservice.interchange.result_rows import row_tables
+from evalservice.storable import dump
 from tests.logs import (
+    QUESTIONS,
     STAMP,
     eee_log,
     eee_rows,
@@ -219,13 +221,29 @@ def test_what_a_damaged_archive_says_of_itself_is_cut_to_a_line(tmp_path: Path) 
     assert len(message) < 500
 
 
-@pytest.mark.parametrize("depth", [2_000, 200_000])
-def test_a_deep_document_is_refused(tmp_path: Path, depth: int) -> None:
-    deep = "[" * depth + "]" * depth
-    path = inspect_json(tmp_path, header=inspect_header(error=None))
-    path.write_text(path.read_text().replace('"status": "success"', f'"stats": {deep}'))
-    message = refused(path)
-    assert "nested" in message or "depth" in message.lower() or "object" in message
+def deep_log(folder: Path, kind: str, depth: int) -> Path:
+    """A log whose last question is a message of that many arrays within each other."""
+    path = MAKERS[kind](folder)
+    for each in the_log(path).paths.values():
+        deep = '[{"role": "user", "content": ' + "[" * depth + "]" * depth + "}]"
+        each.write_text(each.read_text().replace(json.dumps(QUESTIONS[3]), deep))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["lm-eval", "inspect json", "every-eval-ever", "jsonl"])
+@pytest.mark.parametrize("depth", [201, 600, 2_000, 200_000])
+def test_a_log_that_is_nested_too_deeply_is_refused(tmp_path: Path, kind: str, depth: int) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_log(the_log(deep_log(tmp_path, kind, depth)))
+    said = str(caught.value.problem())
+    assert "at most 200 arrays and objects within each other" in said or "nested too deeply" in said
+
+
+@pytest.mark.parametrize("kind", ["lm-eval", "inspect json", "jsonl"])
+def test_what_is_nested_as_deeply_as_is_taken_can_be_stored(tmp_path: Path, kind: str) -> None:
+    [run] = read_log(the_log(deep_log(tmp_path, kind, 190)))
+    [table] = row_tables(enumerate(run.items()), NO_SNAPSHOT, scoring_of(run, None), None)
+    assert "[" * 190 in table.to_pylist()[3]["input_data"] + dump(list(run.items())[3].record())
 
 
 def test_a_sample_that_is_too_long_is_refused_without_being_read_whole(tmp_path: Path, monkeypatch: Any) -> None:
