@@ -327,6 +327,28 @@ def test_an_item_whose_row_has_an_error_has_no_score(tmp_path: Path) -> None:
     assert run.contradictions == ()
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_an_epoch_that_failed_under_each_of_its_metrics_is_one_epoch(tmp_path: Path, named: bool) -> None:
+    rows = [
+        row | ({"metadata": {"epoch": str(epoch)}} if named else {})
+        for epoch in (0, 1)
+        for metric in ("accuracy", "f1")
+        for row in eee_rows(result=metric)
+    ]
+    for row in rows[-8:]:
+        if row["sample_id"] in ("q-1", "q-3"):
+            row["error"] = "it broke"
+    for row in rows[:8]:
+        if row["sample_id"] == "q-3":
+            row["error"] = "it broke"
+    run = run_of(eee_log(tmp_path, rows, 3 / 5))
+    items = list(run.items())
+    assert (run.epochs, [item.error for item in items]) == (2, [None, None, None, "it broke"])
+    assert [sample.status for sample in items[1].scores["imported"].samples] == ["scored", "model_failed"]
+    assert items[1].scores["imported"].values == {"accuracy": 0.0, "f1": 0.0}
+    assert items[0].scores["imported"].values == {"accuracy": 1.0, "f1": 1.0}
+
+
 @pytest.mark.parametrize(
     ("rows", "changes", "said"),
     [
