@@ -23,7 +23,7 @@ from pydantic import Field
 
 from evalservice.errors import InvalidInput
 from evalservice.interchange.eee_rows import Row, item_of, row_of
-from evalservice.interchange.limits import check_metrics
+from evalservice.interchange.limits import ItemSizes, check_epochs, check_metrics
 from evalservice.interchange.logjson import LogShape, bad_line, document, finite, lines, opened
 from evalservice.interchange.records import LogFiles, LogItem, LogRun
 from evalservice.interchange.tally import Tally, disagreement
@@ -106,6 +106,7 @@ class _Scan:
     places: dict[str, dict[int, dict[str, int]]] = field(default_factory=dict)
     unnamed: dict[tuple[str, str], int] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    sizes: ItemSizes = field(default_factory=ItemSizes)
     sums: dict[str, _Sums] = field(default_factory=dict)
 
     def epoch_of(self, row: Row) -> int:
@@ -176,6 +177,8 @@ def _scanned(log: LogFiles, name: str, whole: Aggregates) -> tuple[dict[str, _Sc
                 raise bad_line(
                     name, number, "sample_id", f"{row.sample_id!r} a second time for {row.key}, epoch {epoch}"
                 )
+            check_epochs(len(scan.places[row.sample_id]), f"{name}, line {number}")
+            scan.sizes.add(row.sample_id, len(line), name)
             scan.count(row)
             check_metrics(len(scan.tally.seen), name)
     return {dataset: scan for dataset, scan in scans.items() if scan.tally.seen}, count

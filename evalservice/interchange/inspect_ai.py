@@ -24,8 +24,8 @@ from evalservice.catalog.formats import MAX_RECORD_BYTES
 from evalservice.catalog.jsontext import JsonObjectReader
 from evalservice.errors import InvalidInput, shown
 from evalservice.interchange.archive import Archive
-from evalservice.interchange.inspect_samples import Sample, item_of, moment_of, sample_of, values_of
-from evalservice.interchange.limits import check_metrics
+from evalservice.interchange.inspect_samples import Sample, item_of, moment_of, sample_of, size_of, values_of
+from evalservice.interchange.limits import ItemSizes, check_epochs, check_metrics
 from evalservice.interchange.logjson import LogShape, finite, opened, parsed, shaped
 from evalservice.interchange.records import LogFiles, LogItem, LogRun
 from evalservice.interchange.reducers import MEAN, is_known, reduced
@@ -109,6 +109,7 @@ class _Scan:
     places: dict[str | int, dict[int, Place]] = field(default_factory=dict)
     measured: dict[tuple[str, str | None], None] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    sizes: ItemSizes = field(default_factory=ItemSizes)
     unreadable: dict[str, str] = field(default_factory=dict)
     count: int = 0
 
@@ -246,6 +247,8 @@ def _scanned(source: _Source, name: str) -> _Scan:
                 "file", where, f"each sample once; {sample.id!r}, epoch {sample.epoch}, is another's, too"
             )
         epochs[sample.epoch] = place
+        check_epochs(len(epochs), where)
+        scan.sizes.add(sample.id, size_of(sample), where)
         scan.count += 1
         for scorer, score in (sample.scores or {}).items():
             if isinstance(score.value, dict):

@@ -22,7 +22,7 @@ import orjson
 from pydantic import Field
 
 from evalservice.errors import InvalidInput
-from evalservice.interchange.limits import check_group_members, check_metrics
+from evalservice.interchange.limits import ItemSizes, check_group_members, check_metrics
 from evalservice.interchange.lm_eval_groups import group_contradictions
 from evalservice.interchange.lm_eval_rows import item_of, numbers_of, row_of
 from evalservice.interchange.logjson import LogShape, bad_line, document, finite, lines, opened
@@ -100,6 +100,7 @@ class _Scan:
     own_ids: bool = True
     offsets: dict[int, dict[str, int]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    sizes: ItemSizes = field(default_factory=ItemSizes)
     no_numbers: set[str] = field(default_factory=set)
 
 
@@ -180,6 +181,7 @@ def _scanned(log: LogFiles, name: str) -> _Scan:
             if row.filter in own:
                 raise bad_line(name, number, "doc_id", f"document {row.doc_id} a second time for filter {row.filter!r}")
             own[row.filter] = start
+            scan.sizes.add(row.doc_id, len(line), name)
             scan.own_ids = scan.own_ids and ids.setdefault(row.own_id, row.doc_id) == row.doc_id
             for key, value, is_number in numbers_of(row):
                 scan.tally.add(key, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import struct
@@ -18,22 +19,16 @@ from hypothesis import strategies as st
 
 from evalservice.errors import EvalserviceError, InvalidInput
 from evalservice.interchange import archive
-from evalservice.interchange.criteria import scoring_of
-from evalservice.interchange.logs import READERS, find_logs, read_log
+from evalservice.interchange.logs import READERS, read_log
 from evalservice.interchange.records import LogFiles
-from evalservice.interchange.result_rows import row_tables
-from evalservice.storable import dump
+from tests.evalservice.reading import refused, tables_of
 from tests.logs import (
-    QUESTIONS,
     STAMP,
     eee_log,
-    eee_rows,
-    inspect_header,
     inspect_json,
     inspect_members,
     inspect_samples,
     lm_eval_log,
-    lm_eval_rows,
     own_jsonl,
     the_log,
     zipped,
@@ -50,7 +45,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 }
 LIMIT = 200
 NESTED = ("input_data", "actual_output", "metrics", "score_details", "completion_info")
-NO_SNAPSHOT: Any = None
 
 
 @contextmanager
@@ -67,11 +61,8 @@ def read_whole(log: LogFiles) -> None:
     """Every item of every run, as the rows that are stored; only our own errors come out."""
     message = ""
     try:
-        for run in read_log(log):
-            placed = enumerate(run.items())
-            for table in row_tables(placed, NO_SNAPSHOT, scoring_of(run, None), None):
-                for row in table.to_pylist():
-                    assert all("\\u0000" not in row[name] and json.loads(row[name]) is not Ellipsis for name in NESTED)
+        for row in itertools.chain.from_iterable(tables_of(log.path)):
+            assert all("\\u0000" not in row[name] and json.loads(row[name]) is not Ellipsis for name in NESTED)
     except EvalserviceError as error:
         message = error.message
     assert "\n" not in message
@@ -156,12 +147,6 @@ def test_any_bytes_are_refused_in_one_line_whatever_they_are_said_to_be(text: by
                 read_log(log, tool)
 
 
-def refused(path: Path) -> str:
-    with pytest.raises(InvalidInput) as caught:
-        [list(run.items()) for run in read_log(the_log(path))]
-    return caught.value.message
-
-
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "samples/../../x.json", "..\\x", "C:/x.json"])
 def test_a_member_whose_name_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     members = {**inspect_members(), name: b"{}"}
@@ -221,42 +206,6 @@ def test_what_a_damaged_archive_says_of_itself_is_cut_to_a_line(tmp_path: Path) 
     assert len(message) < 500
 
 
-def deep_log(folder: Path, kind: str, depth: int) -> Path:
-    """A log whose last question is a message of that many arrays within each other."""
-    path = MAKERS[kind](folder)
-    for each in the_log(path).paths.values():
-        deep = '[{"role": "user", "content": ' + "[" * depth + "]" * depth + "}]"
-        each.write_text(each.read_text().replace(json.dumps(QUESTIONS[3]), deep))
-    return path
-
-
-@pytest.mark.parametrize("kind", ["lm-eval", "inspect json", "every-eval-ever", "jsonl"])
-@pytest.mark.parametrize("depth", [201, 600, 2_000, 200_000])
-def test_a_log_that_is_nested_too_deeply_is_refused(tmp_path: Path, kind: str, depth: int) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        read_log(the_log(deep_log(tmp_path, kind, depth)))
-    said = str(caught.value.problem())
-    assert "at most 200 arrays and objects within each other" in said or "nested too deeply" in said
-
-
-@pytest.mark.parametrize("kind", ["lm-eval", "inspect json", "jsonl"])
-def test_what_is_nested_as_deeply_as_is_taken_can_be_stored(tmp_path: Path, kind: str) -> None:
-    [run] = read_log(the_log(deep_log(tmp_path, kind, 190)))
-    [table] = row_tables(enumerate(run.items()), NO_SNAPSHOT, scoring_of(run, None), None)
-    assert "[" * 190 in table.to_pylist()[3]["input_data"] + dump(list(run.items())[3].record())
-
-
-def test_a_sample_that_is_too_long_is_refused_without_being_read_whole(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("evalservice.interchange.inspect_ai.MAX_RECORD_BYTES", 1 << 20)
-    path = inspect_json(tmp_path, [{**sample, "store": "x" * (4 << 20)} for sample in inspect_samples()])
-    assert "longer than 1 MiB" in refused(path)
-
-
-def test_a_header_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("evalservice.interchange.logjson.MAX_DOCUMENT_BYTES", 1000)
-    assert "at most 0 MiB without its samples" in refused(lm_eval_log(tmp_path, notes="x" * 2000))
-
-
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -269,47 +218,3 @@ def test_a_header_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: Any) 
 def test_a_wrong_type_is_told_by_its_field(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
     message = refused(lm_eval_log(tmp_path, **changes))
     assert message.startswith(f"results_{STAMP}.json: {field}")
-
-
-def test_a_folder_of_too_many_files_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("evalservice.interchange.logs.MAX_FILES", 3)
-    for number in range(5):
-        (tmp_path / f"{number}.txt").write_text("")
-    with pytest.raises(InvalidInput, match="at most 3 files"):
-        find_logs(tmp_path)
-
-
-def inspect_of_many_metrics(folder: Path) -> Path:
-    scores = {"match": {"value": {f"key-{number}": 1 for number in range(1001)}}}
-    return inspect_json(folder, [{**sample, "scores": scores} for sample in inspect_samples()])
-
-
-def inspect_of_many_reducers(folder: Path) -> Path:
-    header = inspect_header()
-    [score] = header["results"]["scores"]
-    header["results"]["scores"] = [{**score, "reducer": f"pass_at_{number}"} for number in range(1001)]
-    return inspect_json(folder, header=header)
-
-
-def lm_eval_of_many_metrics(folder: Path) -> Path:
-    metrics = [f"metric-{number}" for number in range(501)]  # under each of two filters
-    return lm_eval_log(folder, {"sums": lm_eval_rows(metrics=metrics, **dict.fromkeys(metrics, 1.0))})
-
-
-def eee_of_many_metrics(folder: Path) -> Path:
-    return eee_log(folder, [row for number in range(1001) for row in eee_rows(result=f"metric-{number}")])
-
-
-@pytest.mark.parametrize(
-    "log", [inspect_of_many_metrics, inspect_of_many_reducers, lm_eval_of_many_metrics, eee_of_many_metrics]
-)
-def test_a_log_of_more_metrics_than_a_run_may_have_is_refused_before_they_are_computed(
-    tmp_path: Path, log: Callable[[Path], Path]
-) -> None:
-    with pytest.raises(InvalidInput, match="a log of at most 1,000 metrics"):
-        read_log(the_log(log(tmp_path)))
-
-
-def test_a_log_of_more_groups_than_can_be_compared_is_refused(tmp_path: Path) -> None:
-    groups = {f"group-{number}": [f"group-{number + 1}"] for number in range(5001)}
-    assert "at most 5,000 members of groups" in refused(lm_eval_log(tmp_path, group_subtasks=groups))
