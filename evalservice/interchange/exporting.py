@@ -32,6 +32,7 @@ class ExportedRun:
     evaluation_config: Mapping[str, Any]
     version: str
     created_at: datetime
+    started_at: datetime | None
     completed_at: datetime | None
 
     @property
@@ -61,5 +62,6 @@ def exported_run(run: EvaluationRun) -> ExportedRun:
         evaluation_config=run.evaluation_config,
         version=version("evalservice"),
         created_at=run.created_at,
+        started_at=run.started_at,
         completed_at=run.completed_at,
     )

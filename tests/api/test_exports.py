@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.api.conftest import Served, unique
@@ -38,11 +40,29 @@ def test_a_parquet_export_is_imported_as_the_run_that_it_was(
     path.write_bytes(exported(service, a_run["id"], "parquet"))
     [again] = service.imported(path)
     assert again["aggregated_results"] == a_run["aggregated_results"]
-    for name in ("model_id", "benchmark_id", "dataset_id", "total_tokens", "failed_test_cases"):
+    same = ("model_id", "benchmark_id", "dataset_id", "total_tokens", "failed_test_cases", "started_at", "completed_at")
+    for name in (*same, "duration_seconds"):
         assert again[name] == a_run[name], name
     shown = ("test_case_index", "test_case_id", "input_data", "actual_output", "metrics", "score_details", "success")
     first, second = service.rows(a_run["id"]), service.rows(again["id"])
     assert [[row[name] for name in shown] for row in second] == [[row[name] for name in shown] for row in first]
+
+
+def test_rows_that_do_not_say_when_their_run_was_date_it_by_the_first_and_the_last(
+    service: Service, tmp_path: Path
+) -> None:
+    times = {n: f"2026-11-24T17:0{n}:00+00:00" for n in (2, 0, 3, 1)}
+    samples = [inspect_sample(n, 1, "C", completed_at=at) for n, at in times.items()]
+    [run] = service.imported(inspect_json(tmp_path, samples, inspect_header(1.0, 4)), model=unique("m"))
+    jsonl, parquet = tmp_path / "run.jsonl", tmp_path / "old.parquet"
+    jsonl.write_bytes(exported(service, run["id"], "jsonl"))
+    whole = pq.read_table(io.BytesIO(exported(service, run["id"], "parquet")))
+    about = json.loads(whole.schema.metadata[b"evalservice"])
+    old = {name: value for name, value in about.items() if name not in ("started_at", "completed_at")}
+    pq.write_table(whole.replace_schema_metadata({"evalservice": json.dumps(old)}), parquet)
+    for path in (jsonl, parquet):
+        [again] = service.imported(path, model=run["model"])
+        assert (again["started_at"], again["completed_at"]) == ("2026-11-24T17:00:00Z", "2026-11-24T17:03:00Z")
 
 
 def test_a_corpus_metric_survives_where_the_format_says_how_it_was_computed(service: Service, tmp_path: Path) -> None:
