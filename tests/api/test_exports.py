@@ -118,7 +118,42 @@ def test_an_export_for_another_tool_is_imported_with_the_same_values(
     assert (after["value"], after["n"]) == (before["value"], before["n"])
     assert after["stderr"] == pytest.approx(before["stderr"])
     assert again["model_id"] == a_run["model_id"]
+    if file_format != "every-eval-ever":  # which has one time
+        assert (again["started_at"], again["completed_at"]) == (a_run["started_at"], a_run["completed_at"])
     failed = 0 if file_format == "lm-eval" else 1  # which knows no failed request
     assert again["failed_test_cases"] == failed
     if file_format != "lm-eval":
         assert again["total_tokens"] == a_run["total_tokens"]
+
+
+def test_an_inspect_log_is_listed_and_has_its_header_before_its_samples(
+    service: Service, a_run: dict[str, Any]
+) -> None:
+    answer = service.client.get(f"/v1/evaluation-runs/{a_run['id']}/export", params={"format": "inspect"})
+    name = f"2026-11-24T17-18-50+00-00_{a_run['benchmark']}_{a_run['id']}.json"
+    assert name in answer.headers["Content-Disposition"]
+    log = answer.json()
+    assert list(log)[-1] == "samples"
+    assert log["results"]["total_samples"] == len(log["samples"]) == 10
+    assert [sample["epoch"] for sample in log["samples"]] == [1, 2] * 5
+    assert sum("error" in sample for sample in log["samples"]) == 3
+
+
+def test_messages_go_to_inspect_in_its_roles_and_its_kinds_of_content(service: Service, tmp_path: Path) -> None:
+    image, sound = {"type": "image", "image": "data:image/png;base64,AA=="}, {"type": "sound", "sound": "AA=="}
+    theirs = {"type": "image_url", "image_url": {"url": image["image"]}}
+    text = {"type": "text", "text": "What is it?"}
+    sent = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "human", "content": None},
+        {"role": "user", "content": [text, image, theirs, sound]},
+    ]
+    sample = inspect_sample(0, 1, "C", messages=[*sent, {"role": "assistant", "content": "C"}])
+    path = inspect_json(tmp_path, [sample], inspect_header(1.0, 1))
+    [run] = service.imported(path, model=unique("m"), benchmark=unique("b"))
+    [out] = json.loads(exported(service, run["id"], "inspect"))["samples"]
+    assert out["input"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": ""},
+        {"role": "user", "content": [text, image, image, {"type": "text", "text": '{"type":"sound","sound":"AA=="}'}]},
+    ]
