@@ -14,18 +14,19 @@ from evalservice.interchange import rows as plain
 from evalservice.interchange.chunks import Chunk
 from evalservice.interchange.eee_export import every_eval_ever_files
 from evalservice.interchange.exporting import ExportedRun
-from evalservice.interchange.inspect_export import inspect_chunks
+from evalservice.interchange.inspect_export import inspect_chunks, inspect_name
 from evalservice.interchange.lm_eval_export import lm_eval_files
 from evalservice.interchange.zipping import zip_chunks
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a run is written: its bytes, what they are over HTTP, and what ends a file's name."""
+    """How a run is written: its bytes, what they are over HTTP, what ends a file's name, and what it begins with."""
 
     chunks: Callable[[ExportedRun, Iterable[Any]], Iterator[Chunk]]
     media_type: str
     suffix: str
+    stem: Callable[[ExportedRun], str] = lambda run: str(run.id)
 
 
 FORMATS: Final = {
@@ -33,7 +34,7 @@ FORMATS: Final = {
     "csv": Format(plain.csv_chunks, "text/csv; charset=utf-8", "csv"),
     "parquet": Format(plain.parquet_chunks, "application/vnd.apache.parquet", "parquet"),
     "lm-eval": Format(lambda run, rows: zip_chunks(lm_eval_files(run, rows)), "application/zip", "zip"),
-    "inspect": Format(inspect_chunks, "application/json", "json"),
+    "inspect": Format(inspect_chunks, "application/json", "json", inspect_name),
     "every-eval-ever": Format(lambda run, rows: zip_chunks(every_eval_ever_files(run, rows)), "application/zip", "zip"),
 }
 BINARY: Final = tuple(name for name, each in FORMATS.items() if each.suffix in ("parquet", "zip"))

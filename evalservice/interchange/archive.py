@@ -15,6 +15,7 @@ from typing import IO, Any, Final, cast
 import pyarrow as pa
 
 from evalservice.catalog.formats import MAX_RECORD_BYTES
+from evalservice.catalog.snapshots import first_line
 from evalservice.errors import InvalidInput
 
 ZSTD: Final = 93
@@ -22,6 +23,11 @@ MAX_MEMBERS: Final = 2_000_000
 MAX_RATIO: Final = 1000
 """All members together unpack to at most so many times the archive's size, and 64 MiB: a log is text, no bomb."""
 _READABLE: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, ZSTD)
+_ENCRYPTED: Final = 0x01 | 0x40  # the old way, and the strong one
+_PATCH: Final = 0x20
+_DAMAGED: Final = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, pa.ArrowException, ValueError, NotImplementedError,
+)  # fmt: skip
 
 
 class Archive:
@@ -35,7 +41,7 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RecursionError) as error:
-            raise InvalidInput("file", name, f"a whole zip archive ({error})") from None
+            raise InvalidInput("file", name, f"a whole zip archive ({first_line(error)})") from None
         found = self._zip.infolist()
         if len(found) > MAX_MEMBERS:
             raise InvalidInput("file", name, f"an archive of at most {MAX_MEMBERS:,} members; this has {len(found):,}")
@@ -47,8 +53,10 @@ class Archive:
         steps = info.filename.replace("\\", "/").split("/")
         if ".." in steps or steps[0] == "" or steps[0].endswith(":"):
             raise InvalidInput("member", info.filename, f"no name that leads out of the archive {self._name}")
-        if info.flag_bits & 1:
+        if info.flag_bits & _ENCRYPTED:
             raise InvalidInput("member", info.filename, "a member that is not encrypted")
+        if info.flag_bits & _PATCH:
+            raise InvalidInput("member", info.filename, "a whole member, not a patch of another file")
         if info.compress_type not in _READABLE:
             raise InvalidInput("member", info.filename, f"stored, deflate or zstd, not method {info.compress_type}")
         if info.file_size > MAX_RECORD_BYTES:
@@ -59,9 +67,8 @@ class Archive:
         info = self.members[member]
         try:
             text = self._unpacked(info)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, pa.ArrowException, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InvalidInput("member", member, f"a whole member of {self._name} ({reason})") from None
+        except _DAMAGED as error:
+            raise InvalidInput("member", member, f"a whole member of {self._name} ({first_line(error)})") from None
         self._left -= len(text)
         if len(text) > MAX_RECORD_BYTES:
             raise self._too_large(info)

@@ -75,12 +75,12 @@ def row_of(line: bytes, where: str) -> Row:
     return shaped(Row, parsed(line, where), where)
 
 
-def item_of(epochs: Sequence[Mapping[str | None, Row]], metrics: Sequence[str], model: str) -> LogItem:
+def item_of(epochs: Sequence[Mapping[str, Row]], metrics: Sequence[str], model: str) -> LogItem:
     """One item of the rows of all its epochs, each by metric."""
     firsts = [next(iter(rows.values())) for rows in epochs]
     first = firsts[0]
     references = first.input.reference
-    errors = [rows[None].error for rows in epochs if None in rows]
+    errors = [error for rows in epochs if (error := _error(rows)) is not None]
     failed = len(errors) == len(epochs)
     texts: list[str] = [text for row in firsts for text in _texts(row)]
     usages = [row.token_usage for row in firsts if row.token_usage is not None]
@@ -93,7 +93,7 @@ def item_of(epochs: Sequence[Mapping[str | None, Row]], metrics: Sequence[str], 
         prompt={"messages": _prompt(first)},
         output=texts[0] if len(texts) == 1 else texts,
         scores={SCORER: _score(epochs, metrics)},
-        error=str(errors[0]) if failed else None,
+        error=errors[0] if failed else None,
         latency_ms=sum(latencies) / len(latencies) if latencies else None,
         input_tokens=sum(u.input_tokens for u in usages) if usages else None,
         output_tokens=sum(u.output_tokens for u in usages) if usages else None,
@@ -102,22 +102,26 @@ def item_of(epochs: Sequence[Mapping[str | None, Row]], metrics: Sequence[str], 
     )
 
 
-def _score(epochs: Sequence[Mapping[str | None, Row]], metrics: Sequence[str]) -> ItemScore:
+def _score(epochs: Sequence[Mapping[str, Row]], metrics: Sequence[str]) -> ItemScore:
     scores = []
     for rows in epochs:
-        values = {name: finite(rows[name].evaluation.score) if name in rows else None for name in metrics}
-        if None in rows:
-            scores.append(Score("model_failed", dict.fromkeys(metrics), error=rows[None].error))
-        else:
+        error = _error(rows)
+        if error is None:
+            values = {name: finite(rows[name].evaluation.score) if name in rows else None for name in metrics}
             scores.append(Score("scored", values, details=_extracted(rows)))
+        else:
+            scores.append(Score("model_failed", dict.fromkeys(metrics), error=error))
     return over_samples(scores)
 
 
-def _extracted(rows: Mapping[str | None, Row]) -> dict[str, JSON]:
+def _error(rows: Mapping[str, Row]) -> str | None:
+    """Why an epoch failed: an error is the sample's, whichever of its rows tells of it."""
+    return next((row.error for row in rows.values() if row.error), None)
+
+
+def _extracted(rows: Mapping[str, Row]) -> dict[str, JSON]:
     found = {
-        str(name): row.answer_attribution[-1].get("extracted_value")
-        for name, row in rows.items()
-        if row.answer_attribution
+        name: row.answer_attribution[-1].get("extracted_value") for name, row in rows.items() if row.answer_attribution
     }
     return {"extracted": found} if found else {}
 

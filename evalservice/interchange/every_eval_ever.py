@@ -23,6 +23,7 @@ from pydantic import Field
 
 from evalservice.errors import InvalidInput
 from evalservice.interchange.eee_rows import Row, item_of, row_of
+from evalservice.interchange.limits import ItemSizes, check_epochs, check_metrics
 from evalservice.interchange.logjson import LogShape, bad_line, document, finite, lines, opened
 from evalservice.interchange.records import LogFiles, LogItem, LogRun
 from evalservice.interchange.tally import Tally, disagreement
@@ -98,12 +99,41 @@ class _Sums:
 class _Scan:
     """What the first pass over one dataset's rows found.
 
-    places: item → epoch → metric (None for an error) → the row's first byte.
+    places: item → epoch → metric → the row's first byte. unnamed: item and metric → the epoch from which on a row that
+    names none may be.
     """
 
-    places: dict[str, dict[int, dict[str | None, int]]] = field(default_factory=dict)
+    places: dict[str, dict[int, dict[str, int]]] = field(default_factory=dict)
+    unnamed: dict[tuple[str, str], int] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    sizes: ItemSizes = field(default_factory=ItemSizes)
     sums: dict[str, _Sums] = field(default_factory=dict)
+
+    def epoch_of(self, row: Row) -> int:
+        """The epoch that a row names, else the first that lacks one of its metric."""
+        if row.epoch is not None:
+            return row.epoch
+        of = row.sample_id, row.key
+        known = self.places.get(row.sample_id, {})
+        epoch = self.unnamed.get(of, 1)
+        while row.key in known.get(epoch, ()):
+            epoch += 1
+        self.unnamed[of] = epoch
+        return epoch
+
+    def place(self, row: Row, epoch: int, start: int) -> bool:
+        """Notes where a row is; False where its place is taken."""
+        return self.places.setdefault(row.sample_id, {}).setdefault(epoch, {}).setdefault(row.key, start) == start
+
+    def count(self, row: Row) -> None:
+        """Adds a row's score; one with an error has none, whatever it says."""
+        if row.error:
+            return
+        value = finite(row.evaluation.score)
+        self.tally.add(row.key, value)
+        sums = self.sums.setdefault(row.key, _Sums())
+        sums.total += value or 0.0
+        sums.count += value is not None
 
 
 def read_every_eval_ever(log: LogFiles) -> list[LogRun]:
@@ -111,6 +141,7 @@ def read_every_eval_ever(log: LogFiles) -> list[LogRun]:
     whole = document(log.path, log.main, Aggregates)
     if not whole.evaluation_results:
         raise InvalidInput(f"{log.main}: evaluation_results", [], "at least one result")
+    check_metrics(len(whole.evaluation_results), log.main)
     name = _sidecar_name(log, whole)
     scans, count = _scanned(log, name, whole)
     if not scans:
@@ -141,19 +172,15 @@ def _scanned(log: LogFiles, name: str, whole: Aggregates) -> tuple[dict[str, _Sc
             count += 1
             dataset = keys.get(row.key) or names.get(row.evaluation_name) or next(iter(names.values()))
             scan = scans.setdefault(dataset, _Scan())
-            own = scan.places.setdefault(row.sample_id, {})
-            metric = None if row.error else row.key
-            epoch = row.epoch or next(n for n in range(1, count + 1) if metric not in own.get(n, {}))
-            if metric in own.setdefault(epoch, {}):
-                problem = f"{row.sample_id!r} a second time for {metric or 'an error'}, epoch {epoch}"
-                raise bad_line(name, number, "sample_id", problem)
-            own[epoch][metric] = start
-            if metric is not None:
-                value = finite(row.evaluation.score)
-                scan.tally.add(metric, value)
-                sums = scan.sums.setdefault(metric, _Sums())
-                sums.total += value or 0.0
-                sums.count += value is not None
+            epoch = scan.epoch_of(row)
+            if not scan.place(row, epoch, start):
+                raise bad_line(
+                    name, number, "sample_id", f"{row.sample_id!r} a second time for {row.key}, epoch {epoch}"
+                )
+            check_epochs(len(scan.places[row.sample_id]), f"{name}, line {number}")
+            scan.sizes.add(row.sample_id, len(line), name)
+            scan.count(row)
+            check_metrics(len(scan.tally.seen), name)
     return {dataset: scan for dataset, scan in scans.items() if scan.tally.seen}, count
 
 
@@ -214,7 +241,7 @@ def _run(log: LogFiles, name: str, whole: Aggregates, dataset: str, scan: _Scan,
         stated=stated,
         contradictions=(*of_file, *contradictions),
         notes=tuple(f"{key}: it has no rows" for key in results if key not in scan.sums),
-        epochs=max(max(epochs) for epochs in scan.places.values()),
+        epochs=max(map(len, scan.places.values())),
         config=_config(generation.get("generation_args")),
         settings={
             "evaluation_id": whole.evaluation_id,

@@ -18,7 +18,7 @@ from evalservice.tables import EvaluationRun
 
 @dataclass(frozen=True, slots=True)
 class ExportedRun:
-    """A run that is exported. model_id: PLATFORM/MODEL, as other tools name models."""
+    """A run that is exported. model_id: PLATFORM/MODEL, as other tools name models. completed, failed: test cases."""
 
     id: uuid.UUID
     model: str
@@ -30,14 +30,23 @@ class ExportedRun:
     results: Mapping[str, Mapping[str, Any]]
     config: Mapping[str, Any]
     evaluation_config: Mapping[str, Any]
+    status: str
+    completed: int
+    failed: int
     version: str
     created_at: datetime
+    started_at: datetime | None
     completed_at: datetime | None
 
     @property
     def when(self) -> datetime:
         """When it was measured."""
         return self.completed_at or self.created_at
+
+    @property
+    def epochs(self) -> int:
+        """Samples of each test case."""
+        return int(self.criteria.get("epochs", 1))
 
     def metrics(self) -> list[Metric]:
         """Of all its scorers. Raises InvalidInput when one is not installed any more."""
@@ -59,7 +68,11 @@ def exported_run(run: EvaluationRun) -> ExportedRun:
         results=run.aggregated_results,
         config=run.provenance["config"],
         evaluation_config=run.evaluation_config,
+        status=run.status,
+        completed=run.completed_test_cases,
+        failed=run.failed_test_cases,
         version=version("evalservice"),
         created_at=run.created_at,
+        started_at=run.started_at,
         completed_at=run.completed_at,
     )

@@ -79,8 +79,7 @@ def import_log(importer: Importer, log: LogFiles, asked: Asked) -> Imported:
     itself, does not fit the dataset, or was imported under other names)."""
     digest = digest_of(log)
     session = importer.session
-    lock = int.from_bytes(hashlib.sha256(f"{importer.organization_id}{digest}".encode()).digest()[:8], signed=True)
-    session.execute(select(func.pg_advisory_xact_lock(lock)))
+    _one_at_a_time(session, f"import {importer.organization_id} {digest}")
     if known := _known(session, digest):
         return _recognised(session, known, log, asked)
     tool = tool_of(log) if asked.tool == AUTO else asked.tool
@@ -91,9 +90,16 @@ def import_log(importer: Importer, log: LogFiles, asked: Asked) -> Imported:
         raise InvalidInput(
             field, getattr(asked, field), f"none, for a log of several tasks ({tasks}): each keeps its name"
         )
+    # Two logs of one task would each make its dataset. Held to the end: only then does the next see what was made.
+    _one_at_a_time(session, f"import {importer.organization_id}")
     made = [_import_run(importer, log, run, asked, {"format": tool, "file_hash": digest}) for run in runs]
     notes = [f"{run.task}: {note}" if len(runs) > 1 else note for run in runs for note in run.notes]
     return Imported(made, False, notes)
+
+
+def _one_at_a_time(session: Session, what: str) -> None:
+    """Waits for other transactions that are at it."""
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(what, 0))))
 
 
 def digest_of(log: LogFiles) -> str:

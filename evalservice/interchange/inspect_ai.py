@@ -24,7 +24,8 @@ from evalservice.catalog.formats import MAX_RECORD_BYTES
 from evalservice.catalog.jsontext import JsonObjectReader
 from evalservice.errors import InvalidInput, shown
 from evalservice.interchange.archive import Archive
-from evalservice.interchange.inspect_samples import Sample, item_of, moment_of, sample_of, values_of
+from evalservice.interchange.inspect_samples import Sample, item_of, moment_of, sample_of, size_of, values_of
+from evalservice.interchange.limits import ItemSizes, check_epochs, check_metrics
 from evalservice.interchange.logjson import LogShape, finite, opened, parsed, shaped
 from evalservice.interchange.records import LogFiles, LogItem, LogRun
 from evalservice.interchange.reducers import MEAN, is_known, reduced
@@ -108,6 +109,7 @@ class _Scan:
     places: dict[str | int, dict[int, Place]] = field(default_factory=dict)
     measured: dict[tuple[str, str | None], None] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    sizes: ItemSizes = field(default_factory=ItemSizes)
     unreadable: dict[str, str] = field(default_factory=dict)
     count: int = 0
 
@@ -117,7 +119,7 @@ def read_inspect(log: LogFiles) -> list[LogRun]:
     with _opened(log) as source:
         header = shaped(Header, source.header(), log.main)
         scan = _scanned(source, log.main)
-        names = _names(header, scan)
+        names = _names(header, scan, log.main)
         known = {name: of for name, of in names.items() if is_known(of[2])}
         if not known:
             raise InvalidInput("file", log.main, "a log with scores" + _because(header, scan))
@@ -245,6 +247,8 @@ def _scanned(source: _Source, name: str) -> _Scan:
                 "file", where, f"each sample once; {sample.id!r}, epoch {sample.epoch}, is another's, too"
             )
         epochs[sample.epoch] = place
+        check_epochs(len(epochs), where)
+        scan.sizes.add(sample.id, size_of(sample), where)
         scan.count += 1
         for scorer, score in (sample.scores or {}).items():
             if isinstance(score.value, dict):
@@ -253,6 +257,7 @@ def _scanned(source: _Source, name: str) -> _Scan:
                 scan.unreadable[scorer] = f"{scorer}: its values are lists ({shown(score.value, 40)})"
             else:
                 scan.measured[scorer, None] = None
+        check_metrics(len(scan.measured) + len(scan.unreadable), name)
     return scan
 
 
@@ -270,13 +275,15 @@ def _natural(own: str | int) -> tuple[Any, ...]:
     return (1, [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d{1,18})", own)], own)
 
 
-def _names(header: Header, scan: _Scan) -> dict[str, tuple[str, str | None, str]]:
+def _names(header: Header, scan: _Scan, file: str) -> dict[str, tuple[str, str | None, str]]:
     """Our name of each metric → scorer, key and reducer; those with results first, in their order."""
     default = header.eval.config.get("epochs_reducer")
     everywhere = [str(each) for each in default] if isinstance(default, list) and default else [MEAN]
     listed = [(*score.of, score.reducer or everywhere[0]) for score in header.scores]
     with_results = {each[:2] for each in listed}
-    others = [(*of, reducer) for of in scan.measured if of not in with_results for reducer in everywhere]
+    without = [of for of in scan.measured if of not in with_results]
+    check_metrics(len(listed) + len(without) * len(everywhere), file)
+    others = [(*of, reducer) for of in without for reducer in everywhere]
     return {
         "/".join([scorer, *([key] if key is not None else []), *([reducer] if reducer != MEAN else [])]):
             (scorer, key, reducer)

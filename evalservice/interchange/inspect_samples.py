@@ -9,12 +9,15 @@ from typing import Any, Final
 
 from pydantic import Field
 
+from evalservice.catalog.formats import MAX_RECORD_BYTES
+from evalservice.errors import InvalidInput
 from evalservice.interchange.logjson import LogShape, finite, parsed, shaped
 from evalservice.interchange.records import LogItem
 from evalservice.interchange.reducers import number_of, reduced
 from evalservice.records import JSON, Score
 from evalservice.scoring import ItemScore
 from evalservice.scoring.imported import NAME as SCORER
+from evalservice.storable import dump
 
 ATTACHMENT: Final = "attachment://"
 
@@ -67,19 +70,36 @@ class Sample(LogShape):
         return str(self.resolved(content)) if isinstance(content, str) else ""
 
     def resolved(self, value: Any) -> Any:
-        """A text that was moved to the attachments, in its place again; within messages, too."""
-        if isinstance(value, str) and value.startswith(ATTACHMENT):
-            return self.attachments.get(value.removeprefix(ATTACHMENT), value)
-        if isinstance(value, list):
-            return [self.resolved(each) for each in value]
-        if isinstance(value, dict):
-            return {key: self.resolved(each) for key, each in value.items()}
-        return value
+        """A text that was moved to the attachments, in its place again; within messages, too. Raises InvalidInput when
+        one that is referred to again and again becomes more than a record may be."""
+        left = MAX_RECORD_BYTES
+
+        def at(value: Any) -> Any:
+            nonlocal left
+            if isinstance(value, str) and value.startswith(ATTACHMENT):
+                text = self.attachments.get(value.removeprefix(ATTACHMENT), value)
+                left -= len(text)
+                if left < 0:
+                    accepted = f"attachments of at most {MAX_RECORD_BYTES >> 20} MiB in all places that refer to them"
+                    raise InvalidInput("sample", self.id, accepted)
+                return text
+            if isinstance(value, list):
+                return [at(each) for each in value]
+            if isinstance(value, dict):
+                return {key: at(each) for key, each in value.items()}
+            return value
+
+        return at(value)
 
 
 def sample_of(text: bytes, where: str) -> Sample:
     """Raises InvalidInput that names the field."""
     return shaped(Sample, parsed(text, where), where)
+
+
+def size_of(sample: Sample) -> int:
+    """About how many bytes are kept of it; events and store, most of an agent's log, are not."""
+    return len(dump(sample.model_dump()))
 
 
 def values_of(epochs: Sequence[Sample], scorer: str, key: str | None) -> list[float]:

@@ -22,6 +22,7 @@ import orjson
 from pydantic import Field
 
 from evalservice.errors import InvalidInput
+from evalservice.interchange.limits import ItemSizes, check_group_members, check_metrics
 from evalservice.interchange.lm_eval_groups import group_contradictions
 from evalservice.interchange.lm_eval_rows import item_of, numbers_of, row_of
 from evalservice.interchange.logjson import LogShape, bad_line, document, finite, lines, opened
@@ -68,6 +69,7 @@ def read_lm_eval(log: LogFiles) -> list[LogRun]:
     tasks = [task for task in results.results if task in results.configs]
     if not tasks:
         raise InvalidInput(f"{log.main}: results", list(results.results)[:5], "at least one task that configs has")
+    check_group_members(sum(map(len, results.group_subtasks.values())), log.main)
     runs = [_run(log, results, task) for task in tasks]
     disagreeing = group_contradictions(
         results.group_subtasks,
@@ -98,6 +100,7 @@ class _Scan:
     own_ids: bool = True
     offsets: dict[int, dict[str, int]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    sizes: ItemSizes = field(default_factory=ItemSizes)
     no_numbers: set[str] = field(default_factory=set)
 
 
@@ -178,11 +181,13 @@ def _scanned(log: LogFiles, name: str) -> _Scan:
             if row.filter in own:
                 raise bad_line(name, number, "doc_id", f"document {row.doc_id} a second time for filter {row.filter!r}")
             own[row.filter] = start
+            scan.sizes.add(row.doc_id, len(line), name)
             scan.own_ids = scan.own_ids and ids.setdefault(row.own_id, row.doc_id) == row.doc_id
             for key, value, is_number in numbers_of(row):
                 scan.tally.add(key, value)
                 if not is_number:
                     scan.no_numbers.add(key)
+            check_metrics(len(scan.tally.seen), name)
     if not scan.offsets:
         raise InvalidInput("file", name, "a samples file with at least one row")
     return scan

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import orjson
 from pydantic import ConfigDict, Field
 
 from evalservice.catalog.mapping import MAX_ID_CHARS
+from evalservice.errors import InvalidInput
 from evalservice.interchange.logjson import LogShape, bad_line, finite, parsed, shaped
 from evalservice.interchange.records import LogItem
 from evalservice.records import JSON
@@ -175,8 +175,8 @@ def _prompt(requests: Sequence[tuple[Any, Any]]) -> JSON:
     prompt = requests[0][0] if requests else None
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         try:  # a chat is a list of one text, which is the JSON of the messages
-            messages = orjson.loads(prompt[0])
-        except orjson.JSONDecodeError:
+            messages = parsed(prompt[0], "prompt")
+        except InvalidInput:
             messages = None
         if isinstance(messages, list):
             return {"messages": messages}

@@ -16,6 +16,9 @@ from evalservice.errors import BadRecord, InvalidInput, InvalidRecords, shown
 
 MAX_DOCUMENT_BYTES: Final = 64 << 20
 """A results file or a header; what grows with the number of test cases is read piece by piece."""
+MAX_DEPTH: Final = 200
+"""Arrays and objects within each other. orjson writes 254, and what is stored of a log gets a few around it."""
+_WRITTEN_DEPTH: Final = 254
 
 
 class LogShape(BaseModel):
@@ -27,8 +30,14 @@ class LogShape(BaseModel):
 S = TypeVar("S", bound=LogShape)
 
 
-def parsed(text: bytes, where: str) -> Any:
-    """JSON, `NaN` included. Raises InvalidInput that names `where`."""
+def parsed(text: bytes | str, where: str) -> Any:
+    """JSON, `NaN` included, that is nested as deeply as can be stored. Raises InvalidInput that names `where`."""
+    value = _loaded(text, where)
+    refuse_deep(value, where)
+    return value
+
+
+def _loaded(text: bytes | str, where: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -36,10 +45,35 @@ def parsed(text: bytes, where: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        problem = "nested too deeply"
+        raise _too_deep(where) from None
     except ValueError:
-        pass
-    raise InvalidInput("file", where, f"JSON ({problem})")
+        raise InvalidInput("file", where, f"JSON ({problem})") from None
+
+
+def refuse_deep(value: Any, where: str) -> None:
+    """Raises InvalidInput for JSON of more than MAX_DEPTH levels."""
+    around = value
+    for _ in range(_WRITTEN_DEPTH - MAX_DEPTH):
+        around = [around]
+    try:
+        orjson.dumps(around)  # takes a tenth of the time that a look at each value takes
+    except orjson.JSONEncodeError:
+        if _is_deep(value):  # and not just a number or a text that only Python reads
+            raise _too_deep(where) from None
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [each for each in level if isinstance(each, dict | list)]
+        if not level:
+            return False
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return True
+
+
+def _too_deep(where: str) -> InvalidInput:
+    return InvalidInput("file", where, f"JSON of at most {MAX_DEPTH} arrays and objects within each other")
 
 
 def shaped(kind: type[S], value: Any, where: str) -> S:
@@ -54,8 +88,6 @@ def shaped(kind: type[S], value: Any, where: str) -> S:
         missing = first["type"] == "missing"
         accepted = "it must be given" if missing else first["msg"]
         raise InvalidInput(f"{where}: {path}", None if missing else first["input"], accepted) from None
-    except RecursionError:
-        raise InvalidInput("file", where, "JSON that is nested less deeply") from None
 
 
 def _names_a_type(step: int | str) -> bool:

@@ -1,13 +1,15 @@
 """Our own exports (`evalservice runs export`), read back: rows as JSONL or Parquet.
 
-A Parquet file knows its run (see `rows.about`): what it measured, how it was scored, what came out. JSONL has the rows
-alone, so the model must be named, and a corpus metric, which is no mean over test cases, cannot be taken from it.
+A Parquet file knows its run (see `rows._about`): what it measured and when, how it was scored, what came out. JSONL has
+the rows alone, so the model must be named, a corpus metric, which is no mean over test cases, cannot be taken from it,
+and the run's time is that of its first and last test case.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
@@ -19,7 +21,8 @@ from evalservice.catalog.formats import read_records
 from evalservice.catalog.snapshots import first_line
 from evalservice.errors import BadRecord, InvalidInput, InvalidRecords, shown
 from evalservice.interchange.inspect_samples import moment_of
-from evalservice.interchange.logjson import LogShape, finite, opened, parsed, shaped
+from evalservice.interchange.limits import check_metrics
+from evalservice.interchange.logjson import LogShape, finite, opened, parsed, refuse_deep, shaped
 from evalservice.interchange.records import LogFiles, LogItem, LogRun
 from evalservice.interchange.rows import ABOUT, NESTED
 from evalservice.interchange.tally import Tally
@@ -59,14 +62,23 @@ class _About(LogShape):
     config: dict[str, Any] = Field(default_factory=dict)
     evaluation_config: dict[str, Any] = Field(default_factory=dict)
     version: str = ""
+    started_at: str | None = None
+    completed_at: str | None = None
 
 
 @dataclass(slots=True)
 class _Scan:
     tally: Tally = field(default_factory=Tally)
     corpus: set[str] = field(default_factory=set)
-    count: int = 0
     epochs: int = 1
+    first: datetime | None = None
+    last: datetime | None = None
+
+    def time(self, moment: datetime | None) -> None:
+        """Adds when a test case was asked."""
+        if moment is not None:
+            self.first = min(self.first or moment, moment)
+            self.last = max(self.last or moment, moment)
 
 
 def read_jsonl(log: LogFiles) -> list[LogRun]:
@@ -89,9 +101,11 @@ def read_parquet(log: LogFiles) -> list[LogRun]:
 def _run(log: LogFiles, file_format: str, about: _About | None) -> LogRun:
     scan = _Scan()
     for row in _rows(log, file_format):
-        scan.count += 1
+        scan.time(moment_of(row.executed_at))
         for name, value in row.metrics.items():
             scan.tally.add(name, finite(value))
+        if about is None:
+            check_metrics(len(scan.tally.seen), log.main)
         for score in _scores(row).values():
             scan.corpus |= score.statistics.keys()
             scan.epochs = max(scan.epochs, len(score.samples))
@@ -112,6 +126,8 @@ def _run(log: LogFiles, file_format: str, about: _About | None) -> LogRun:
         metrics=scan.tally.metrics(),
         items=lambda: (_item(row, plain=about is None) for row in _rows(log, file_format)),
         epochs=scan.epochs,
+        started_at=scan.first,
+        completed_at=scan.last,
     )
     if about is None:
         return run
@@ -127,6 +143,8 @@ def _run(log: LogFiles, file_format: str, about: _About | None) -> LogRun:
         criteria=about.criteria,
         config=about.config,
         stated={name: value for name, value in values.items() if value is not None},
+        started_at=moment_of(about.started_at) or scan.first,
+        completed_at=moment_of(about.completed_at) or scan.last,
     )
 
 
@@ -142,6 +160,8 @@ def _rows(log: LogFiles, file_format: str) -> Iterator[_Row]:
             raise InvalidRecords(log.main, [record], 1)
         if file_format == "parquet":
             record = _nested(record, f"{log.main}, row {line}")
+        else:
+            refuse_deep(record, f"{log.main}, line {line}")
         yield shaped(_Row, record, f"{log.main}, line {line}")
 
 
@@ -197,7 +217,7 @@ def _item(row: _Row, *, plain: bool) -> LogItem:
         input_tokens=row.input_tokens,
         output_tokens=row.output_tokens,
         cost=_cost(row.cost),
-        executed_at=moment_of(row.executed_at if isinstance(row.executed_at, str) else None),
+        executed_at=moment_of(row.executed_at),
         info=row.completion_info,
     )
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
-from itertools import islice
 from typing import Any, Final
 
 import pyarrow as pa
@@ -16,12 +15,14 @@ from evalservice.catalog.blocks import Block, read_block
 from evalservice.catalog.mapping import MAX_ID_CHARS
 from evalservice.catalog.snapshots import GROUP_ROWS, Snapshot
 from evalservice.interchange.criteria import Scoring
+from evalservice.interchange.limits import check_epochs
 from evalservice.interchange.records import LogItem
 from evalservice.records import Completion, ItemError, TestCase
 from evalservice.scoring import Item, ItemScore, build_extraction, item_metrics, over_samples, score_details
 from evalservice.storable import dump, storable_text
 
 ROWS: Final = 256
+BYTES: Final = 16 << 20
 MAX_COST: Final = Decimal(10) ** 10
 MAX_ERROR_CHARS: Final = 4000
 """An error of Inspect AI holds the whole request."""
@@ -54,10 +55,13 @@ SCHEMA: Final = pa.schema(
 def row_tables(
     placed: Iterator[tuple[int, LogItem]], snapshot: Snapshot, scoring: Scoring, executed_at: datetime | None
 ) -> Iterator[pa.Table]:
-    """Tables of at most `ROWS` rows. executed_at: of an item that does not say when it was asked."""
+    """Tables of at most `ROWS` rows, which end with the row that makes them `BYTES` long.
+
+    executed_at: of an item that does not say when it was asked. Raises InvalidInput.
+    """
     kept = {scorer.key for scorer in scoring.scorers}
     cases = _Cases(snapshot)
-    while batch := list(islice(placed, ROWS)):
+    for batch in _batches(placed):
         scores: list[Mapping[str, ItemScore]] = [item.scores for _, item in batch]
         if scoring.own:
             scores = _scored(batch, cases, scoring)
@@ -66,6 +70,26 @@ def row_tables(
             for (place, item), own in zip(batch, scores, strict=True)
         ]
         yield pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _batches(placed: Iterator[tuple[int, LogItem]]) -> Iterator[list[tuple[int, LogItem]]]:
+    batch, size = [], 0
+    for place, item in placed:
+        if isinstance(item.output, list):
+            check_epochs(len(item.output), f"test case {item.id}")
+        batch.append((place, item))
+        size += _size(item)
+        if len(batch) == ROWS or size >= BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _size(item: LogItem) -> int:
+    """About how many bytes its row has."""
+    parts = (item.input, item.prompt, item.expected_output, item.output, dict(item.info), score_details(item.scores))
+    return sum(len(dump(part)) for part in parts)
 
 
 class _Cases:

@@ -82,7 +82,7 @@ def parquet_chunks(run: ExportedRun, rows: Iterable[Any]) -> Iterator[Chunk]:
 
 
 def _about(run: ExportedRun) -> dict[str, Any]:
-    """What an import needs besides the rows."""
+    """What an import needs besides the rows. Files of older versions do not say when the run was."""
     return {
         "run_id": str(run.id),
         "version": run.version,
@@ -93,6 +93,8 @@ def _about(run: ExportedRun) -> dict[str, Any]:
         "config": run.config,
         "evaluation_config": run.evaluation_config,
         "aggregated_results": run.results,
+        "started_at": run.started_at,
+        "completed_at": run.completed_at,
     }
 
 

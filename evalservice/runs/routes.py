@@ -167,11 +167,12 @@ def export(door: ReadingDoor, run: str, format: ExportFormat = "jsonl") -> Respo
             for chunk, _ in export_chunks(exported, stream_results(session, exported.id), format):
                 yield chunk
 
+    written = FORMATS[format]
     headers = {
-        "Content-Disposition": f'attachment; filename="{exported.id}.{FORMATS[format].suffix}"',
+        "Content-Disposition": f'attachment; filename="{written.stem(exported)}.{written.suffix}"',
         "X-Row-Count": str(rows),
     }
-    return StreamingResponse(chunks(), media_type=FORMATS[format].media_type, headers=headers)
+    return StreamingResponse(chunks(), media_type=written.media_type, headers=headers)
 
 
 @runs.get(

@@ -15,6 +15,7 @@ from evalservice.records import Score
 from evalservice.scoring.base import Item, ItemFailed, Metric, Scorer, ScorerParameters
 
 NAME = "imported"
+MAX_METRICS = 1000
 
 
 class ImportedMetric(BaseModel):
@@ -35,7 +36,7 @@ class Imported(Scorer["Imported.Parameters"]):
         """measure: tool, task and the task's version; values of different measures are never compared."""
 
         measure: str = Field(min_length=1, max_length=500)
-        metrics: tuple[ImportedMetric, ...] = Field(min_length=1, max_length=1000)
+        metrics: tuple[ImportedMetric, ...] = Field(min_length=1, max_length=MAX_METRICS)
 
     name = NAME
 

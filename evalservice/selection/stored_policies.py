@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from evalservice.errors import Conflict, InvalidInput
 from evalservice.selection.deciding import PolicyVersion, uniform
-from evalservice.selection.policy_parameters import algorithm_names, parameters_of
+from evalservice.selection.policy_parameters import BUILTIN, algorithm_names, parameters_of
 from evalservice.selection.request import SelectionRequest
 from evalservice.tables import SelectionPolicy
 
@@ -112,7 +112,7 @@ def served(policies: Policies, request: SelectionRequest, seed: int) -> Served:
 
 def asked_for(request: SelectionRequest, algorithm: str) -> PolicyVersion:
     """An algorithm by its name, with what the request says of it. Raises InvalidInput."""
-    if algorithm not in algorithm_names():
+    if algorithm not in BUILTIN and algorithm not in algorithm_names():
         accepted = f"a stored policy's name or one of {', '.join(algorithm_names())}"
         raise InvalidInput("policy", algorithm, accepted)
     given = dict(request.parameters or {})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -61,22 +61,34 @@ def test_the_same_log_again_is_recognised_and_writes_nothing(service: Service, t
     assert (status, f"was imported as run {run['id']}" in detail) == (409, True)
 
 
-def test_a_log_that_is_sent_twice_at_once_is_imported_once(served: Served, service: Service, tmp_path: Path) -> None:
-    log = the_log(a_log(tmp_path))
-    files = [service.sent(log) for _ in range(2)]
-    answers: list[httpx.Response] = []
+def sent_at_once(served: Served, service: Service, paths: Sequence[Path]) -> list[httpx.Response]:
+    """The answers to imports that begin together."""
+    files = [service.sent(the_log(path)) for path in paths]
 
-    def send(each: list[dict[str, str]]) -> None:
+    def send(each: list[dict[str, str]]) -> httpx.Response:
         with served.client(served.mine) as client:
-            answers.append(client.post("/v1/imports", json={"files": each}))
+            return client.post("/v1/imports", json={"files": each})
 
-    threads = [threading.Thread(target=send, args=(each,)) for each in files]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(files)) as threads:
+        return list(threads.map(send, files))
+
+
+def test_a_log_that_is_sent_twice_at_once_is_imported_once(served: Served, service: Service, tmp_path: Path) -> None:
+    answers = sent_at_once(served, service, [a_log(tmp_path)] * 2)
     assert sorted(answer.status_code for answer in answers) == [200, 201]
     assert len({answer.json()["runs"][0]["id"] for answer in answers}) == 1
+
+
+def test_logs_of_one_task_that_are_sent_at_once_share_what_the_first_of_them_makes(
+    served: Served, service: Service, tmp_path: Path
+) -> None:
+    same = {"task": unique("sums").replace("-", "_"), "questions": unique("q"), "model": unique("org/large")}
+    scores = [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
+    answers = sent_at_once(served, service, [a_log(tmp_path / str(each), each, **same) for each in scores])
+    assert [answer.status_code for answer in answers] == [201] * 4, [answer.text for answer in answers]
+    runs = [answer.json()["runs"][0] for answer in answers]
+    assert len({run["id"] for run in runs}) == 4
+    assert len({(run["dataset_id"], run["benchmark_id"], run["model_id"]) for run in runs}) == 1
 
 
 def test_two_models_on_the_same_items_are_paired_by_test_case(service: Service, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,12 @@ import pytest
 
 from evalservice.errors import InvalidInput
 from evalservice.interchange.logs import find_logs, read_log, tool_of
-from evalservice.interchange.records import LogRun
 from evalservice.interchange.reducers import number_of, reduced
-from evalservice.runs.aggregates import Aggregator
+from tests.evalservice.reading import run_of, values_of
 from tests.logs import (
     QUESTIONS,
     STAMP,
     eee_log,
-    eee_rows,
     inspect_header,
     inspect_json,
     inspect_members,
@@ -32,21 +29,6 @@ from tests.logs import (
     zipped,
     zstd_zipped,
 )
-
-
-def run_of(path: Path) -> LogRun:
-    """The one run of a log."""
-    [run] = read_log(the_log(path))
-    return run
-
-
-def values_of(run: LogRun) -> dict[str, float | None]:
-    """The metrics, as our own code makes them of the items."""
-    totals = Aggregator({"imported": run.metrics})
-    for item in run.items():
-        totals.add(item.cluster, item.error is None, item.scores)
-    return {name: result["value"] for name, result in totals.results().items()}
-
 
 # --- lm-evaluation-harness
 
@@ -305,54 +287,6 @@ def test_a_lost_sample_is_a_contradiction(tmp_path: Path) -> None:
     assert run.contradictions == ("8 samples are stated, the log has 7",)
 
 
-# --- Every Eval Ever
-
-
-def test_rows_of_every_eval_ever_are_items(tmp_path: Path) -> None:
-    run = run_of(eee_log(tmp_path))
-    assert values_of(run) == {"accuracy": 0.75} == run.stated
-    first = next(run.items())
-    assert (first.id, first.input, first.expected_output) == ("q-0", QUESTIONS[0], "2")
-    assert (first.total_tokens, first.latency_ms, first.output) == (12, 500.0, "answer 1.0")
-    assert run.contradictions == ()
-
-
-def test_an_item_whose_row_has_an_error_has_no_score(tmp_path: Path) -> None:
-    rows = eee_rows()
-    rows[3] |= {"error": "it broke"}
-    del rows[3]["evaluation_result_id"]
-    run = run_of(eee_log(tmp_path, rows, 2 / 3))
-    assert [item.error for item in run.items()] == [None, None, None, "it broke"]
-    assert values_of(run) == {"accuracy": pytest.approx(2 / 3)}
-    assert run.contradictions == ()
-
-
-@pytest.mark.parametrize(
-    ("rows", "changes", "said"),
-    [
-        (eee_rows((1, 0, 1, 0)), {}, "accuracy: stated 0.75, but 0.5 from the rows of 4 samples"),
-        (eee_rows(result="other"), {}, "4 rows are of 'other', which is not among the results"),
-        (None, {"checksum": "0" * 64}, "its checksum is"),
-        (None, {"total_rows": 9}, "9 rows are stated, it has 4"),
-    ],
-)
-def test_rows_that_are_not_those_of_their_aggregates_are_a_contradiction(
-    tmp_path: Path, rows: Any, changes: dict[str, Any], said: str
-) -> None:
-    path = eee_log(tmp_path, rows)
-    document = json.loads(path.read_text())
-    document["detailed_evaluation_results"] |= changes
-    path.write_text(json.dumps(document))
-    assert any(said in each for each in run_of(path).contradictions)
-
-
-def test_aggregates_without_rows_are_no_run(tmp_path: Path) -> None:
-    path = eee_log(tmp_path)
-    path.with_name(path.stem + "_samples.jsonl").unlink()
-    with pytest.raises(InvalidInput, match="aggregates without rows"):
-        read_log(the_log(path))
-
-
 # --- which file is what
 
 
@@ -382,18 +316,3 @@ def test_a_member_that_occurs_twice_counts_as_it_was_written_last(tmp_path: Path
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("samples/q-1_epoch_1.json", again)
     assert values_of(run_of(path)) == {"match": 0.875}
-
-
-def test_a_large_log_is_read_in_little_memory(tmp_path: Path) -> None:
-    samples = [{**inspect_sample(0, 1, "C"), "id": number, "store": "x" * 10_000} for number in range(2000)]
-    path = inspect_json(tmp_path, samples, inspect_header(1.0, 2000))
-    del samples
-    tracemalloc.start()
-    try:
-        count = sum(1 for _ in run_of(path).items())
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert count == 2000
-    assert path.stat().st_size > 20_000_000
-    assert peak < 8_000_000
