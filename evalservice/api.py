@@ -27,6 +27,7 @@ from evalservice.web.problems import RESPONSES, Problem, add_handlers, internal_
 
 MAX_BODY_BYTES = 32 << 20
 ROUTERS = (
+    selecting.router,  # first: the others are looked through for every request before it is found
     catalog.models,
     catalog.capabilities,
     catalog.datasets,
@@ -43,7 +44,6 @@ ROUTERS = (
     comparisons.experiment_templates,
     regression_routes.regression_alerts,
     webhook_routes.webhooks,
-    selecting.router,
     selection.selections,
     policy_routes.selection_policies,
     organizations.organizations,

@@ -7,15 +7,15 @@ answer = selector.select(state, who, request)        # no await, no database: so
 from __future__ import annotations
 
 import hashlib
-import secrets
+import random
 import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
+from pydantic import BaseModel
 from sqlalchemy import Engine
 from uuid_utils.compat import uuid7
 
@@ -71,6 +71,7 @@ class Selector:
         self._clock, self._nearby = clock, nearby
         self._own = uuid.uuid4().hex[:12]
         self._count = 0
+        self._random = random.Random()  # draws need no secret, and the system's randomness takes as long as a decision
 
     def start(self) -> None:
         """Refresh evidence in the background."""
@@ -83,7 +84,7 @@ class Selector:
 
     def select(self, state: State, who: Who, request: SelectionRequest) -> Answer:
         """Decide and log. Raises InvalidInput, Conflict, and Unavailable when a durable decision cannot be kept."""
-        seed = secrets.randbits(63) if request.seed is None else request.seed
+        seed = self._random.getrandbits(63) if request.seed is None else request.seed
         now = self._clock()
         chosen = served(state.policies, request, seed)
         for shadow in chosen.shadows:
@@ -156,7 +157,7 @@ class Selector:
             created_by_id=who.user_id,
             use_case=request.use_case,
             capabilities=orjson.dumps(request.required_capabilities),
-            constraints=orjson.dumps(request.constraints.model_dump(exclude_defaults=True)),
+            constraints=_given(request.constraints),
             selected_model_id=None if model is None else decision.snapshot.ids[model],
             candidates=candidates,
             algorithm=policy.algorithm,
@@ -170,7 +171,7 @@ class Selector:
             seed=decision.seed,
             snapshot_version=decision.snapshot.version,
             snapshot_at=decision.snapshot.read_at,
-            request=orjson.dumps(_asked(request, policy)),
+            request=_asked(request, policy),
             request_hash="" if text is None else hashlib.sha256(text.encode()).hexdigest(),
             request_text=text if request.store_text else None,
             neighbours=orjson.dumps(decision.query.neighbours),
@@ -187,7 +188,13 @@ class Selector:
         )
 
 
-def _asked(request: SelectionRequest, policy: PolicyVersion) -> dict[str, Any]:
+def _given(asked: BaseModel) -> bytes:
+    """What was given of it, as JSON."""
+    return asked.model_dump_json(exclude_defaults=True).encode() if asked.model_fields_set else b"{}"
+
+
+def _asked(request: SelectionRequest, policy: PolicyVersion) -> bytes:
     """The request without its text, and the parameters that decided, so that the decision can be made again."""
-    asked = request.model_dump(exclude={"text"}, exclude_defaults=True)
-    return {**asked, "decided_by": {"algorithm": policy.algorithm, "parameters": dict(policy.parameters)}}
+    asked = request.model_dump_json(exclude={"text"}, exclude_defaults=True).encode()
+    decided_by = orjson.dumps({"algorithm": policy.algorithm, "parameters": policy.parameters})
+    return b"".join((asked[:-1], b"," if len(asked) > 2 else b"", b'"decided_by":', decided_by, b"}"))
