@@ -60,8 +60,8 @@ NO_QUERY = QueryEstimates()
 class Decision:
     """What was decided and everything that explains, logs and replays it.
 
-    eligible [k]: indices into the snapshot's models; candidates, scored: over those. chosen: an index into `eligible`,
-    None when nothing was. order: the positions in `eligible` by score, the best first.
+    candidates, scored: over the k eligible models. chosen: an index into `eligible`, None when nothing was. order: the
+    positions in `eligible` by score, the best first.
     """
 
     snapshot: Snapshot
@@ -73,13 +73,17 @@ class Decision:
     allowance: float
     target: str
     eligibility: Eligibility
-    eligible: NDArray[np.intp]
     candidates: Candidates
     scored: Scored | None
     chosen: int | None
     order: list[int]
     query: QueryEstimates
     misfit: NoneFits | None = None
+
+    @property
+    def eligible(self) -> NDArray[np.intp]:
+        """The indices of the eligible models in the snapshot."""
+        return self.eligibility.eligible
 
     @property
     def model(self) -> int | None:
@@ -123,9 +127,8 @@ def decide(
     candidates = estimates(snapshot, target, eligibility.eligible, query)
     if allowance < math.inf and len(candidates):
         eligibility, candidates = _within(allowance, snapshot, eligibility, candidates)
-    eligible = eligibility.eligible
     scored, chosen, order, misfit = None, None, [], None
-    if len(eligible):
+    if len(eligibility.eligible):
         try:
             scored = weigh(candidates, policy, Ask(price, seed))
         except NoneFits as nothing:
@@ -143,7 +146,6 @@ def decide(
         allowance=allowance,
         target=target,
         eligibility=eligibility,
-        eligible=eligible,
         candidates=candidates,
         scored=scored,
         chosen=chosen,
@@ -172,7 +174,7 @@ def _within(
         candidates.values[:, kept],
         candidates.complete,
     )
-    return Eligibility((*eligibility.limits, limit), broken), left
+    return Eligibility.of((*eligibility.limits, limit), broken), left
 
 
 def weigh(candidates: Candidates, policy: PolicyVersion, ask: Ask) -> Scored:
@@ -184,11 +186,11 @@ def weigh(candidates: Candidates, policy: PolicyVersion, ask: Ask) -> Scored:
 def estimates(snapshot: Snapshot, target: str, eligible: NDArray[np.intp], query: QueryEstimates) -> Candidates:
     """What is known of the eligible models for this request."""
     key = ("estimates", target)
-    values: Array = snapshot.found(key)
-    if values is None:
-        values = snapshot.remembered(key, _estimates(snapshot, target))
+    known: tuple[Array, bool] = snapshot.found(key) or snapshot.remembered(key, _estimates(snapshot, target))
+    values, complete = known
     if query.quality is not None:
         values = values.copy()
+        complete = False
         for row, own in enumerate((query.quality, query.quality_sd, query.cost)):
             if own is not None:
                 values[row] = np.where(np.isnan(own), values[row], own)
@@ -197,12 +199,13 @@ def estimates(snapshot: Snapshot, target: str, eligible: NDArray[np.intp], query
     else:
         values = values.take(eligible, axis=1)
         names, ids = _chosen(snapshot.names, eligible), _chosen(snapshot.ids, eligible)
-    return Candidates(names, ids, values, not np.isnan(values).any())
+    return Candidates(names, ids, values, complete or not np.isnan(values).any())
 
 
-def _estimates(snapshot: Snapshot, target: str) -> Array:
+def _estimates(snapshot: Snapshot, target: str) -> tuple[Array, bool]:
+    """The values of all models, and whether none is missing."""
     row = snapshot.targets[target]
-    return np.array(
+    values = np.array(
         [
             snapshot.quality[row],
             snapshot.quality_sd[row],
@@ -212,6 +215,7 @@ def _estimates(snapshot: Snapshot, target: str) -> Array:
             snapshot.outcomes,
         ]
     )
+    return values, not np.isnan(values).any()
 
 
 def _chosen(values: tuple[str, ...], indices: NDArray[np.intp]) -> tuple[str, ...]:

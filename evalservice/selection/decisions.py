@@ -11,6 +11,7 @@ silently dropped. A batch that is repeated after a lost connection stores nothin
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
@@ -22,88 +23,111 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from psycopg import sql
 from sqlalchemy import Engine
 
 from evalservice.database import driver_connection, tenant_transaction
 from evalservice.errors import Unavailable
+from evalservice.selection.answers import candidates_json
+from evalservice.selection.deciding import Decision
 
 BATCH_SECONDS = 0.25
 BATCH_RECORDS = 1000
 LIMIT_BYTES = 128 << 20
 RECORD_OVERHEAD = 2000
+CANDIDATE_BYTES = 100
 RETRY_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Who:
+    """Whose decision it is."""
+
+    organization_id: uuid.UUID
+    user_id: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """A row of `model_selection_logs`. `candidates`, `request`, `neighbours`, `metadata`: JSON."""
+    """A row of `model_selection_logs`. number: of the decision in the process `replica`, so that gaps are seen.
+
+    candidates: as JSON, where that has been made already.
+    """
 
     id: uuid.UUID
-    organization_id: uuid.UUID
-    created_by_id: uuid.UUID
-    use_case: str
-    capabilities: bytes
-    constraints: bytes
-    selected_model_id: str | None
-    candidates: bytes
-    algorithm: str
-    score: float | None
+    who: Who
+    decision: Decision
     explanation: str
-    propensity: float | None
-    policy_id: str | None
-    policy_name: str
-    policy_version: int | None
     is_shadow: bool
-    seed: int
-    snapshot_version: str
-    snapshot_at: float
-    request: bytes
-    request_hash: str
-    request_text: str | None
-    neighbours: bytes
-    metadata: bytes
-    decided_at: float
+    replica: str
+    number: int
+    candidates: bytes | None = None
 
     def row(self) -> tuple[Any, ...]:
         """The values in the order of `_COLUMNS`."""
+        decision = self.decision
+        request, policy, model, snapshot = decision.request, decision.policy, decision.model, decision.snapshot
+        text = request.text
         return (
             self.id,
-            self.created_by_id,
-            self.use_case,
-            _text(self.capabilities),
-            _text(self.constraints),
-            self.selected_model_id,
-            _text(self.candidates),
-            self.algorithm,
-            self.score,
+            self.who.user_id,
+            request.use_case,
+            _json(request.required_capabilities),
+            _text(request.constraints.model_dump_json(exclude_defaults=True)),
+            None if model is None else snapshot.ids[model],
+            _text((self.candidates or candidates_json(decision)).decode()),
+            policy.algorithm,
+            decision.score,
             self.explanation,
-            self.propensity,
-            self.policy_id,
-            self.policy_name,
-            self.policy_version,
+            decision.propensity,
+            policy.id,
+            policy.name,
+            policy.version,
             self.is_shadow,
-            self.seed,
-            self.snapshot_version,
-            datetime.fromtimestamp(self.snapshot_at, UTC),
-            _text(self.request),
-            self.request_hash,
-            self.request_text,
-            _text(self.neighbours),
-            _text(self.metadata),
-            datetime.fromtimestamp(self.decided_at, UTC),
+            decision.seed,
+            snapshot.version,
+            datetime.fromtimestamp(snapshot.read_at, UTC),
+            _json(_asked(decision)),
+            "" if text is None else hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(),
+            text if request.store_text else None,
+            _json(decision.query.neighbours),
+            _json(self._metadata()),
+            datetime.fromtimestamp(decision.now, UTC),
         )
+
+    def _metadata(self) -> dict[str, Any]:
+        decision = self.decision
+        return {
+            "price": decision.price,
+            "allowance": decision.allowance,
+            "evidence": decision.target,
+            "replica": self.replica,
+            "number": self.number,
+        }
 
     @property
     def bytes(self) -> int:
-        """About what it takes in memory."""
-        return RECORD_OVERHEAD + len(self.candidates) + len(self.request) + len(self.explanation)
+        """About what it takes in memory, of which a candidate's numbers are the most."""
+        own = len(self.decision.candidates) * CANDIDATE_BYTES if self.candidates is None else len(self.candidates)
+        return RECORD_OVERHEAD + own + len(self.decision.request.text or "")
 
 
-def _text(document: bytes) -> str:
-    return document.decode().replace("\\u0000", "")  # which Postgres does not store
+def _asked(decision: Decision) -> dict[str, Any]:
+    """The request without its text, and the parameters that decided, so that the decision can be made again."""
+    policy = decision.policy
+    asked = decision.request.model_dump(mode="json", exclude={"text"}, exclude_defaults=True)
+    return {**asked, "decided_by": {"algorithm": policy.algorithm, "parameters": policy.parameters}}
+
+
+def _json(value: Any) -> str:
+    return _text(orjson.dumps(value).decode())
+
+
+def _text(document: str) -> str:
+    return document.replace("\\u0000", "")  # which Postgres does not store
 
 
 _COLUMNS = {
@@ -239,7 +263,7 @@ class DecisionLog:
     def _written(self, batch: Sequence[tuple[Record, Future[None] | None]]) -> bool:
         by_organization: dict[uuid.UUID, list[Record]] = defaultdict(list)
         for record, _ in batch:
-            by_organization[record.organization_id].append(record)
+            by_organization[record.who.organization_id].append(record)
         for organization_id, records in by_organization.items():
             try:
                 store(self._engine, organization_id, records)

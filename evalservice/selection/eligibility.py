@@ -7,21 +7,19 @@ every limit on it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
+from evalservice.selection.policies import normal_quantile
 from evalservice.selection.request import Constraints, MinQuality, SelectionRequest
 from evalservice.selection.snapshot import Array, Snapshot
 
 NO_EVIDENCE = "no evidence"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Limit:
+class Limit(NamedTuple):
     """One constraint of a request, as it is shown (`limit`).
 
     values [M] may be at most `highest`; a floor has both with the sign turned. Where it is not about a number, `given`
@@ -30,7 +28,7 @@ class Limit:
 
     constraint: str
     limit: Any
-    values: Array | None = None
+    values: Any = None
     highest: float = 0.0
     given: tuple[Any, ...] = ()
     kept: tuple[bool, ...] = ()
@@ -45,19 +43,18 @@ class Limit:
         return -value if self.constraint == "min_quality" else value
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Eligibility:
-    """broken [M]: 0 for an eligible model, else 1 + the index in `limits` of the first constraint that it breaks."""
+class Eligibility(NamedTuple):
+    """broken [M]: 0 for an eligible model, else 1 + the index in `limits` of the first constraint that it breaks.
+    eligible [k]: the indices of the models that may be chosen, in order."""
 
     limits: tuple[Limit, ...]
     broken: NDArray[np.intp]
-    rejects: bool = True
+    eligible: NDArray[np.intp]
 
-    @property
-    def eligible(self) -> NDArray[np.intp]:
-        """The indices of the models that may be chosen, in order."""
-        eligible: NDArray[np.intp] = (self.broken == 0).nonzero()[0]
-        return eligible
+    @classmethod
+    def of(cls, limits: tuple[Limit, ...], broken: NDArray[np.intp]) -> Eligibility:
+        """By what each model breaks."""
+        return cls(limits, broken, (broken == 0).nonzero()[0])
 
 
 def judge(snapshot: Snapshot, request: SelectionRequest, now: float) -> Eligibility:
@@ -72,10 +69,15 @@ def judge(snapshot: Snapshot, request: SelectionRequest, now: float) -> Eligibil
     checks = _numbers(snapshot, asked, now)
     if not checks:
         return static
-    kept = np.array([limit.values for limit in checks]) <= _highest(checks)  # NaN is not below anything
-    first = np.where(kept.all(axis=0), 0, kept.argmin(axis=0) + (1 + len(static.limits)))
-    broken = np.where(static.broken, static.broken, first) if static.rejects else first
-    return Eligibility((*static.limits, *checks), broken)
+    limits = (*static.limits, *checks)
+    broken = np.zeros(len(snapshot), np.intp)
+    for number in range(len(limits), len(static.limits), -1):  # the first one is written last
+        limit = limits[number - 1]
+        within = limit.values <= limit.highest  # NaN is not below anything
+        np.copyto(broken, number, where=np.logical_not(within, out=within))
+    if len(static.eligible) < len(snapshot):
+        np.copyto(broken, static.broken, where=static.broken > 0)
+    return Eligibility.of(limits, broken)
 
 
 def kept_by(snapshot: Snapshot, eligibility: Eligibility) -> NDArray[np.bool_]:
@@ -85,10 +87,6 @@ def kept_by(snapshot: Snapshot, eligibility: Eligibility) -> NDArray[np.bool_]:
         for limit in eligibility.limits
     ]
     return np.array(rows, bool).reshape(len(rows), len(snapshot))
-
-
-def _highest(checks: list[Limit]) -> Array:
-    return np.array([[limit.highest] for limit in checks])
 
 
 def _declared(snapshot: Snapshot, request: SelectionRequest) -> Eligibility:
@@ -121,7 +119,7 @@ def _declared(snapshot: Snapshot, request: SelectionRequest) -> Eligibility:
     broken = np.zeros(len(models), np.intp)
     for number, limit in enumerate(checks, 1):
         broken[(broken == 0) & ~np.array(limit.kept, bool)] = number
-    return Eligibility(tuple(checks), broken, bool(broken.any()))
+    return Eligibility.of(tuple(checks), broken)
 
 
 def _numbers(snapshot: Snapshot, asked: Constraints, now: float) -> list[Limit]:
@@ -171,5 +169,5 @@ def lower_bound(snapshot: Snapshot, target: str, confidence: float) -> Array:
     row = snapshot.targets.get(target)
     if row is None:
         return np.full(len(snapshot), np.nan)
-    bound = snapshot.quality[row] - norm.ppf(confidence) * snapshot.quality_sd[row]
+    bound = snapshot.quality[row] - normal_quantile(confidence) * snapshot.quality_sd[row]
     return np.where(snapshot.quality_n[row] > 0, bound, np.nan)

@@ -19,7 +19,7 @@ def explanation(decision: Decision) -> str:
         return _nothing(decision)
     chosen, candidates = decision.chosen, decision.candidates
     parts = [f"{candidates.names[chosen]} by {decision.policy.name}: {_why(decision, chosen)}"]
-    probability = float(decision.scored.probability[chosen])
+    probability = decision.scored.probability.item(chosen)
     if probability < 1.0:
         parts.append(f"drawn with probability {probability:.3g}")
     rival = next((index for index in decision.order if index != chosen), None)
@@ -35,15 +35,13 @@ def explanation(decision: Decision) -> str:
 
 def facts(decision: Decision, index: int) -> str:
     """What is known of a candidate, e.g. `quality 0.912 ± 0.013, $0.0004, p95 320 ms`."""
-    candidates = decision.candidates
-    quality, cost = float(candidates.quality[index]), float(candidates.cost[index])
-    latency = float(candidates.latency[index])
-    known = [f"quality {quality:.3f} ± {candidates.quality_sd[index]:.3f}" if quality == quality else "no evidence"]
+    quality, deviation, cost, latency, _, _ = decision.candidates.values[:, index].tolist()
+    known = f"quality {quality:.3f} ± {deviation:.3f}" if quality == quality else "no evidence"
     if cost == cost:
-        known.append(f"${cost:.3g}")
+        known += f", ${cost:.3g}"
     if latency == latency:
-        known.append(f"p95 {latency:.0f} ms")
-    return ", ".join(known)
+        known += f", p95 {latency:.0f} ms"
+    return known
 
 
 def _why(decision: Decision, chosen: int) -> str:
@@ -56,7 +54,7 @@ def _why(decision: Decision, chosen: int) -> str:
         return f"{algorithm} ({said})"
     if not decision.candidates.complete and np.isnan(decision.candidates.quality).all():
         return f"no evidence of quality, so by price and declared capabilities ({said})"
-    score = float(decision.scored.score[chosen])
+    score = decision.scored.score.item(chosen)
     best = chosen == decision.order[0]
     return f"{'the best score' if best else 'score'} {score:.3f} ({said})" if score == score else said
 
@@ -64,7 +62,8 @@ def _why(decision: Decision, chosen: int) -> str:
 def _rival(decision: Decision, chosen: int, rival: int) -> str:
     assert decision.scored is not None
     name = decision.candidates.names[rival]
-    gap = float(decision.scored.score[chosen] - decision.scored.score[rival])
+    score = decision.scored.score
+    gap = score.item(chosen) - score.item(rival)
     algorithm, parameters = decision.policy.algorithm, decision.policy.parameters
     if algorithm == "cheapest_above_quality":
         if gap == gap:

@@ -23,9 +23,10 @@ from evalservice.database import transaction
 from evalservice.errors import Unauthenticated, Unavailable
 from evalservice.organizations.identity import Caller
 from evalservice.organizations.remembered import RememberedKeys
+from evalservice.selection.decisions import Who
 from evalservice.selection.request import SelectionRequest
 from evalservice.selection.schemas import Selection
-from evalservice.selection.selector import Answer, Selector, Who
+from evalservice.selection.selector import Answer, Selector
 from evalservice.web.context import Context, Wiring, bearer, wiring_of
 from evalservice.web.idempotency import Once
 from evalservice.web.middleware import identified

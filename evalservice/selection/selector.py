@@ -6,7 +6,6 @@ answer = selector.select(state, who, request)        # no await, no database: so
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 import uuid
@@ -14,8 +13,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-import orjson
-from pydantic import BaseModel
 from sqlalchemy import Engine
 from uuid_utils.compat import uuid7
 
@@ -23,7 +20,7 @@ from evalservice.errors import NothingEligible, Unavailable
 from evalservice.selection.answers import answer_json, candidates_json
 from evalservice.selection.budgets import UNBOUNDED, Budgets
 from evalservice.selection.deciding import NO_QUERY, Decision, PolicyVersion, QueryEstimates, decide
-from evalservice.selection.decisions import DecisionLog, Record
+from evalservice.selection.decisions import DecisionLog, Record, Who
 from evalservice.selection.explaining import explanation
 from evalservice.selection.keeper import STALE_SECONDS, Keeper, State
 from evalservice.selection.nothing import why_nothing
@@ -32,14 +29,6 @@ from evalservice.selection.stored_policies import served
 
 Nearby = Callable[[uuid.UUID, str, str, State], QueryEstimates]
 """(organization, text, embedder, state) → what evaluated test cases like the text say of each model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Who:
-    """Whose decision it is."""
-
-    organization_id: uuid.UUID
-    user_id: uuid.UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +83,19 @@ class Selector:
             self.keeper.probed(who.organization_id, state.snapshot.ids[decision.model])
         words = explanation(decision)
         candidates = candidates_json(decision)
-        own = uuid7()
+        record = self._record(who, decision, words, candidates)
         stored: Future[None] | None = Future() if request.durable else None
-        kept = self.log.add(self._record(own, who, decision, words, candidates, shadow=False), stored)
+        kept = self.log.add(record, stored)
         if request.durable and not kept:
             raise Unavailable("the log of decisions is full because Postgres does not answer: try again in a moment")
         nothing = None
         body = b""
+        own = str(record.id)
         if decision.chosen is None:
-            nothing = why_nothing(decision, str(own), words)
+            nothing = why_nothing(decision, own, words)
         else:
-            body = answer_json(decision, str(own), words, candidates, self._warnings(state, now, kept))
-        return Answer(own, body, decision, stored, nothing)
+            body = answer_json(decision, own, words, candidates, self._warnings(state, now, kept))
+        return Answer(record.id, body, decision, stored, nothing)
 
     def _decided(
         self, state: State, who: Who, request: SelectionRequest, policy: PolicyVersion, seed: int, now: float
@@ -133,8 +123,7 @@ class Selector:
     ) -> None:
         """What a shadow would have decided, logged and not served; its budget is its own."""
         decision = self._decided(state, who, request, policy, seed, now)
-        record = self._record(uuid7(), who, decision, explanation(decision), candidates_json(decision), shadow=True)
-        self.log.add(record)
+        self.log.add(self._record(who, decision, explanation(decision), None, shadow=True))
 
     def _warnings(self, state: State, now: float, kept: bool) -> tuple[str, ...]:
         warnings = []
@@ -146,55 +135,7 @@ class Selector:
         return tuple(warnings)
 
     def _record(
-        self, own: uuid.UUID, who: Who, decision: Decision, words: str, candidates: bytes, *, shadow: bool
+        self, who: Who, decision: Decision, words: str, candidates: bytes | None, *, shadow: bool = False
     ) -> Record:
-        request, policy, model = decision.request, decision.policy, decision.model
-        text = request.text
         self._count += 1
-        return Record(
-            id=own,
-            organization_id=who.organization_id,
-            created_by_id=who.user_id,
-            use_case=request.use_case,
-            capabilities=orjson.dumps(request.required_capabilities),
-            constraints=_given(request.constraints),
-            selected_model_id=None if model is None else decision.snapshot.ids[model],
-            candidates=candidates,
-            algorithm=policy.algorithm,
-            score=decision.score,
-            explanation=words,
-            propensity=decision.propensity,
-            policy_id=policy.id,
-            policy_name=policy.name,
-            policy_version=policy.version,
-            is_shadow=shadow,
-            seed=decision.seed,
-            snapshot_version=decision.snapshot.version,
-            snapshot_at=decision.snapshot.read_at,
-            request=_asked(request, policy),
-            request_hash="" if text is None else hashlib.sha256(text.encode()).hexdigest(),
-            request_text=text if request.store_text else None,
-            neighbours=orjson.dumps(decision.query.neighbours),
-            metadata=orjson.dumps(
-                {
-                    "price": decision.price,
-                    "allowance": decision.allowance,
-                    "evidence": decision.target,
-                    "replica": self._own,
-                    "number": self._count,
-                }
-            ),
-            decided_at=decision.now,
-        )
-
-
-def _given(asked: BaseModel) -> bytes:
-    """What was given of it, as JSON."""
-    return asked.model_dump_json(exclude_defaults=True).encode() if asked.model_fields_set else b"{}"
-
-
-def _asked(request: SelectionRequest, policy: PolicyVersion) -> bytes:
-    """The request without its text, and the parameters that decided, so that the decision can be made again."""
-    asked = request.model_dump_json(exclude={"text"}, exclude_defaults=True).encode()
-    decided_by = orjson.dumps({"algorithm": policy.algorithm, "parameters": policy.parameters})
-    return b"".join((asked[:-1], b"," if len(asked) > 2 else b"", b'"decided_by":', decided_by, b"}"))
+        return Record(uuid7(), who, decision, words, shadow, self._own, self._count, candidates)
