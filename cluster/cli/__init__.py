@@ -27,6 +27,7 @@ from cluster.cli import (
     members,
     models,
     organizations,
+    policies,
     run,
     runs,
     up,
@@ -57,6 +58,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(imports.app, name="results")
 app.add_typer(abtests.app, name="abtests")
 app.add_typer(experiments.app, name="experiments")
+app.add_typer(policies.app, name="policies")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(keys.app, name="keys")
