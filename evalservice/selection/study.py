@@ -81,6 +81,8 @@ class Study:
 def study(examples: Examples, fit: Fit, folds: int, seed: int) -> Study:
     """Cross-validated. Raises InvalidInput for fewer than two folds, or fewer distinct prompts than folds."""
     distinct = len(set(examples.prompts))
+    if distinct < 2:
+        raise InvalidInput("file", distinct, "at least two different prompts")
     if not 2 <= folds <= distinct:
         raise InvalidInput("folds", folds, f"2 to {distinct}, the number of different prompts")
     examples = _in_order(examples)
@@ -156,10 +158,10 @@ def _told(examples: Examples, quality: Floats, cost: Floats, weak: int, strong: 
     kept = np.flatnonzero(np.isfinite(true_cost).all(axis=0))
     ends = int(np.flatnonzero(kept == weak)[0]), int(np.flatnonzero(kept == strong)[0])
     played = _Played.of(quality[:, kept], cost[:, kept], examples.quality[:, kept], true_cost[:, kept], ends)
-    [(curve, constant, apgr, gain)] = played.told(np.full((1, len(quality)), 1 / len(quality)))
+    [(curve, constant, apgr, gain)] = played.told(np.ones((1, len(quality))))
     apgrs, gains = [], []
-    for shares in _resamples(examples.prompts, seed):
-        for _, _, other_apgr, other_gain in played.told(shares):
+    for times in _resamples(examples.prompts, seed):
+        for _, _, other_apgr, other_gain in played.told(times):
             apgrs.append(np.nan if other_apgr is None else other_apgr)
             gains.append(other_gain)
     low, high = (None, None) if apgr is None else np.nanquantile(apgrs, [0.025, 0.975]).tolist()
@@ -209,10 +211,11 @@ class _Played:
             ends,
         )
 
-    def told(self, shares: Floats) -> Iterator[tuple[Curve, Curve, float | None, float]]:
-        """The curve, random mixing, the gap recovered and the mean gain, once for each weighting [weightings, n]."""
+    def told(self, times: Floats) -> Iterator[tuple[Curve, Curve, float | None, float]]:
+        """The curve, random mixing, the gap recovered and the mean gain, each for a way to count requests [ways, n]."""
         parts = (self.cost, self.quality, self.dear, self.costs, self.qualities)
-        for cost, quality, dear, costs, qualities in zip(*(shares @ part for part in parts), strict=True):
+        means = (times @ part / times.sum(axis=1, keepdims=True) for part in parts)
+        for cost, quality, dear, costs, qualities in zip(*means, strict=True):
             constant = mixing(costs, qualities)
             curve = drawn(*_from_the_cheapest(cost, quality, dear, constant))
             weak, strong = ((float(costs[end]), float(qualities[end])) for end in self.ends)
@@ -243,12 +246,12 @@ def _from_the_cheapest(cost: Floats, quality: Floats, dear: Floats, constant: Cu
 
 
 def _resamples(prompts: Sequence[str], seed: int) -> Iterator[Floats]:
-    """Weights of the requests [some resamples, n] that sum to 1; those of one prompt are drawn together."""
+    """How often each request is drawn [some resamples, n]; those of one prompt are drawn together."""
     distinct = {prompt: at for at, prompt in enumerate(sorted(set(prompts)))}
     group = np.array([distinct[prompt] for prompt in prompts])
     rng = np.random.default_rng(seed)
     step = max(1, min(RESAMPLES, _CELLS // len(prompts)))
     for start in range(0, RESAMPLES, step):
         size = min(step, RESAMPLES - start)
-        drawn_times = rng.multinomial(len(distinct), np.full(len(distinct), 1 / len(distinct)), size=size)[:, group]
-        yield drawn_times / drawn_times.sum(axis=1, keepdims=True)
+        drawn_times = rng.multinomial(len(distinct), np.full(len(distinct), 1 / len(distinct)), size=size)
+        yield drawn_times[:, group].astype(np.float64)

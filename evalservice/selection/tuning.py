@@ -67,7 +67,7 @@ def tune(evidence: Evidence, seed: int) -> Settings:
     shape, strength = np.unravel_index(int(np.argmin(errors)), (len(shapes), len(STRENGTHS)))
     chosen = local[0][shape] / (local[1][shape] + STRENGTHS[strength])
     shares = _shares(quality, linear[penalty], chosen)
-    scale = np.nanvar(cost, axis=0) + 1e-300 if np.isfinite(cost).any() else np.ones(cost.shape[1])
+    scale = 1e-300 + np.nansum(cost**2, axis=0)
     misses = [np.nansum((cost - local_cost[0][shape] / (local_cost[1][shape] + s)) ** 2 / scale) for s in STRENGTHS]
     return Settings(*shapes[shape], STRENGTHS[strength], STRENGTHS[int(np.argmin(misses))], PENALTIES[penalty], *shares)
 
