@@ -36,7 +36,7 @@ TYPICAL_TOKENS = (500.0, 500.0)
 
 
 @dataclass(frozen=True, slots=True)
-class _Benchmark:
+class Benchmark:
     """The primary metric of a benchmark, and how its value becomes a quality in [0, 1]: (value − worst) / span."""
 
     id: uuid.UUID
@@ -50,7 +50,7 @@ class _Benchmark:
 def read_snapshot(session: Session, now: datetime, half_life_days: float = HALF_LIFE_DAYS) -> Snapshot:
     """The evidence of the transaction's organization. `now`: the moment that ages are counted from."""
     models = session.execute(text(_MODELS)).all()
-    benchmarks = _benchmarks(session)
+    benchmarks = measured_benchmarks(session)
     times = {
         "now": now,
         "since": now - timedelta(days=OLDEST_HALF_LIVES * half_life_days),
@@ -159,7 +159,8 @@ def _card(row: Any) -> ModelCard:
     )
 
 
-def _benchmarks(session: Session) -> list[_Benchmark]:
+def measured_benchmarks(session: Session) -> list[Benchmark]:
+    """Those whose primary metric is a share of something, so that they can be compared."""
     found = []
     for row in session.execute(text(_BENCHMARKS)):
         metric = _primary(row.evaluation_criteria)
@@ -168,7 +169,7 @@ def _benchmarks(session: Session) -> list[_Benchmark]:
             continue  # no share of anything: it cannot be compared with other benchmarks
         worst, best = (low, high) if metric.higher_is_better else (high, low)
         if worst != best:
-            found.append(_Benchmark(row.id, row.name, row.category, metric.name, worst, best - worst))
+            found.append(Benchmark(row.id, row.name, row.category, metric.name, worst, best - worst))
     return found
 
 
@@ -182,7 +183,7 @@ def _primary(given: Any) -> Metric | None:
 
 
 def _quality(
-    session: Session, benchmarks: Sequence[_Benchmark], position: Mapping[uuid.UUID, int], times: Mapping[str, Any]
+    session: Session, benchmarks: Sequence[Benchmark], position: Mapping[uuid.UUID, int], times: Mapping[str, Any]
 ) -> tuple[Shrunk, list[str], Array]:
     """The shrunk estimates, the categories in their order, when each model was measured last."""
     shape = (len(benchmarks), len(position))
@@ -265,7 +266,7 @@ def _costs(models: Sequence[Any], runs: _Runs) -> tuple[Array, Array, np.ndarray
 
 
 def _targets(
-    shrunk: Shrunk, categories: Sequence[str], benchmarks: Sequence[_Benchmark], learned: Learned
+    shrunk: Shrunk, categories: Sequence[str], benchmarks: Sequence[Benchmark], learned: Learned
 ) -> tuple[dict[str, int], tuple[Array, Array, Array]]:
     """The rows of the snapshot by name. Two benchmarks of one name: the last one has it, the other is found by id."""
     names = [OVERALL, *(f"category:{name}" for name in categories)]

@@ -63,9 +63,14 @@ class Keeper:
         self._wake, self._stop = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
 
+    @property
+    def refreshes(self) -> bool:
+        """Whether it was started: else each state is read when it is asked for."""
+        return bool(self._threads)
+
     def known(self, organization_id: uuid.UUID) -> State | None:
         """The current state, at once; None for an organization that has not asked yet, or when nothing refreshes it."""
-        state = self._states.get(organization_id) if self._threads else None
+        state = self._states.get(organization_id) if self.refreshes else None
         if state is not None:
             self._asked[organization_id] = time.monotonic()
         return state

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from evalservice.errors import InvalidInput
+from evalservice.selection.embedders import DEFAULT, embedder_names
 from evalservice.web.fields import Reference
 
 GROUP = "evalservice.policies"
@@ -93,7 +94,14 @@ class Nearest(PolicyParameters):
     """The best on evaluated test cases like the request. cost_weight: quality that a US dollar is worth."""
 
     cost_weight: Weight = 0.0
-    embedder: Literal["hashed", "minilm"] = "hashed"
+    embedder: str = DEFAULT
+
+    @field_validator("embedder")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in embedder_names():
+            raise ValueError(f"one of {', '.join(embedder_names())}")
+        return name
 
 
 class Pinned(PolicyParameters):

@@ -23,12 +23,10 @@ from evalservice.selection.deciding import NO_QUERY, Decision, PolicyVersion, Qu
 from evalservice.selection.decisions import DecisionLog, Record, Who
 from evalservice.selection.explaining import explanation
 from evalservice.selection.keeper import STALE_SECONDS, Keeper, State
+from evalservice.selection.nearby import Nearby
 from evalservice.selection.nothing import why_nothing
 from evalservice.selection.request import SelectionRequest
 from evalservice.selection.stored_policies import served
-
-Nearby = Callable[[uuid.UUID, str, str, State], QueryEstimates]
-"""(organization, text, embedder, state) → what evaluated test cases like the text say of each model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +48,14 @@ class Selector:
         self,
         engine: Engine,
         *,
-        nearby: Nearby | None = None,
         clock: Callable[[], float] = time.time,
         on_lost: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.keeper = Keeper(engine, clock)
         self.log = DecisionLog(engine, on_lost=on_lost)
         self.budgets = Budgets()
-        self._clock, self._nearby = clock, nearby
+        self.nearby = Nearby(engine)
+        self._clock = clock
         self._own = uuid.uuid4().hex[:12]
         self._count = 0
         self._random = random.Random()  # draws need no secret, and the system's randomness takes as long as a decision
@@ -114,9 +112,10 @@ class Selector:
     def _neighbours(self, state: State, who: Who, request: SelectionRequest, policy: PolicyVersion) -> QueryEstimates:
         if request.text is None:
             return QueryEstimates(note="no text was given, so by the evaluations alone")
-        if self._nearby is None:
-            return QueryEstimates(note="no evaluated test cases are at hand, so by the evaluations alone")
-        return self._nearby(who.organization_id, request.text, policy.parameters["embedder"], state)
+        embedder = policy.parameters["embedder"]
+        if not self.keeper.refreshes:
+            self.nearby.build(who.organization_id, embedder)  # nobody waits for this process but the one who asks
+        return self.nearby.estimates(who.organization_id, request.text, request.use_case, embedder, state.snapshot)
 
     def _shadowed(
         self, state: State, who: Who, request: SelectionRequest, policy: PolicyVersion, seed: int, now: float

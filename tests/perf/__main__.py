@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.perf import comparing, hosted, paging, rollups, service, writing
+from tests.perf import comparing, hosted, nearest, paging, rollups, service, writing
 
 writing.main()
 rollups.main()
 paging.main()
 comparing.main([])
+nearest.main([])
 hosted.main()
 service.main([])
 if importlib.util.find_spec("vllm") is None:
