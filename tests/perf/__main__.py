@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.perf import comparing, hosted, nearest, paging, rollups, service, writing
+from tests.perf import comparing, hosted, nearest, paging, rollups, selecting, service, writing
 
 writing.main()
 rollups.main()
 paging.main()
 comparing.main([])
 nearest.main([])
+selecting.main()
 hosted.main()
 service.main([])
 if importlib.util.find_spec("vllm") is None:

@@ -6,9 +6,12 @@ python peers.py 50   ->   {"litellm": [seconds, …], "paretobandit": [seconds, 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
+
+VERSIONS = ("litellm==1.110.0", "paretobandit==0.1.1")
 
 
 def timed(call: Callable[[], object], count: int) -> list[float]:
@@ -35,20 +38,27 @@ def litellm(deployments: int) -> list[float]:
     ]
     router = Router(model_list=models, routing_strategy="latency-based-routing")
     messages = [{"role": "user", "content": "hello"}]
-    return timed(lambda: router.get_available_deployment(model="any", messages=messages), 500)
+    return timed(lambda: router.get_available_deployment(model="any", messages=messages), 400)
 
 
 def paretobandit(arms: int) -> list[float]:
     """ParetoBandit's `route` with ready features."""
     import numpy as np
-    from pareto_bandit import BanditRouter
+    from pareto_bandit import BanditRouter, FeatureService
 
-    registry = {f"m{i}": {"input_cost_per_m": 0.1 + i / 100, "output_cost_per_m": 0.4 + i / 50} for i in range(arms)}
-    router = BanditRouter.create(model_registry=registry, priors="none")
-    features = np.random.default_rng(0).normal(size=router.feature_dim if hasattr(router, "feature_dim") else 26)
-    return timed(lambda: router.route(features), 2000)
+    registry = {
+        f"m{i}": {"input_cost_per_m": 0.1 + i / 100, "output_cost_per_m": 0.4 + i / 50, "initial_quality": 0.5}
+        for i in range(arms)
+    }
+    size = 26
+    router = BanditRouter.create(
+        model_registry=registry, priors="none", feature_service=FeatureService.for_precomputed(size)
+    )
+    features = np.random.default_rng(0).normal(size=size)
+    return timed(lambda: router.route(features), 1500)
 
 
 if __name__ == "__main__":
-    size = int(sys.argv[1])
-    print(json.dumps({"litellm": litellm(size), "paretobandit": paretobandit(size)}))
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    count = int(sys.argv[1])
+    print(json.dumps({"litellm": litellm(count), "paretobandit": paretobandit(count)}))
