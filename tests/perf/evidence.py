@@ -23,15 +23,12 @@ _MODELS = """
     INSERT INTO evaluation_models (id, organization_id, name, display_name, platform, platform_model_id)
     SELECT gen_random_uuid(), :organization, 'm' || n, '', 'openai', 'm' || n FROM generate_series(1, :models) AS n
 """
+_DATASET = "INSERT INTO evaluation_datasets (id, organization_id, name) VALUES (gen_random_uuid(), :organization, 'd')"
 _BENCHMARKS = """
-    WITH dataset AS (
-        INSERT INTO evaluation_datasets (id, organization_id, name) VALUES (gen_random_uuid(), :organization, 'd')
-        RETURNING id
-    )
     INSERT INTO benchmark_suites (id, organization_id, name, category, dataset_id, evaluation_criteria)
     SELECT gen_random_uuid(), :organization, 'b' || n, (ARRAY['qa', 'custom', 'summarization'])[1 + n % 3], dataset.id,
            '{"scorers": ["exact_match"]}'
-    FROM generate_series(1, :benchmarks) AS n, dataset
+    FROM generate_series(1, :benchmarks) AS n, evaluation_datasets AS dataset
 """
 _METRICS = """
     INSERT INTO model_metrics (id, organization_id, model_id, metric_type, value, benchmark_id, evaluation_run_id,
@@ -48,7 +45,7 @@ def refreshing() -> Iterator[Callable[[], list[float]]]:
     with tempfile.TemporaryDirectory() as home, _platform(home) as platform:
         organization = platform.organization_id
         with tenant_transaction(platform.engine, organization) as session:
-            for statement in (_MODELS, _BENCHMARKS, _METRICS):
+            for statement in (_MODELS, _DATASET, _BENCHMARKS, _METRICS):
                 sizes = {"organization": organization, "models": MODELS, "benchmarks": BENCHMARKS}
                 used = {name: value for name, value in sizes.items() if f":{name}" in statement}
                 session.execute(text(statement), used)

@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,10 @@ def answered(snapshot: Snapshot, request: SelectionRequest, number: int) -> byte
     return answer_json(decision, str(record.id), record.explanation, candidates_json(decision), ())
 
 
+def _nth(work: Any, snapshot: Snapshot, requests: list[SelectionRequest], number: int) -> object:
+    return work(snapshot, requests[number % len(requests)], number)
+
+
 def peers(count: int) -> dict[str, list[float]]:
     """What the others take, in an environment of their own."""
     python = ENVIRONMENT / "bin" / "python"
@@ -117,9 +122,9 @@ def in_process() -> None:
         for models, count in ((50, 2000), (1000, 200)):
             snapshot = a_snapshot(models)
             for name, work in (("decision", logged), ("with bytes", answered)):
-                call: Any = lambda number, work=work, snapshot=snapshot: work(snapshot, requests[number % 100], number)
-                timed(call, 20)
-                found.setdefault(f"{name}, {models}", []).extend(timed(call, count))
+                timed(partial(_nth, work, snapshot, requests), 20)
+                seconds = timed(partial(_nth, work, snapshot, requests), count)
+                found.setdefault(f"{name}, {models}", []).extend(seconds)
     p50 = {name: float(np.median(values)) for name, values in found.items()}
     ours = p50["decision, 50"]
     goals = {
@@ -127,7 +132,7 @@ def in_process() -> None:
         f"{ours / p50['paretobandit']:.2f} of ParetoBandit (goal 0.33)",
         "with bytes, 50": f"{p50['with bytes, 50'] / ours:.2f} of the decision (goal 2)",
         "decision, 1000": f"{p50['decision, 1000'] / 1000 / (ours / 50):.2f} of it per candidate (goal 1)",
-        "with bytes, 1000": f"{p50['with bytes, 1000'] / 1000 / (p50['with bytes, 50'] / 50):.2f} per candidate (goal 1)",
+        "with bytes, 1000": f"{p50['with bytes, 1000'] / 20 / p50['with bytes, 50']:.2f} per candidate (goal 1)",
     }
     table(
         "a decision in process: four constraints, explanation, log record",
@@ -145,7 +150,7 @@ def beside_a_refresh() -> None:
 
     requests = some_requests()
     snapshot = a_snapshot(50)
-    work: Callable[[int], object] = lambda number: answered(snapshot, requests[number % 100], number)
+    work = partial(_nth, answered, snapshot, requests)
     alone = timed(work, 3000)
     with refreshing() as refreshes:
         beside = timed(work, 3000)
