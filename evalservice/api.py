@@ -7,6 +7,10 @@ The same application is served by Ray Serve and mounted by the command line in i
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
 import orjson
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.openapi.utils import get_openapi
@@ -61,6 +65,7 @@ def create_app(wiring: Wiring, *, raise_faults: bool = False) -> FastAPI:
         docs_url="/docs",
         redoc_url=None,
         separate_input_output_schemas=False,
+        lifespan=_decisions_stored,
     )
     app.state.wiring = wiring
     app.state.routing = selecting.Routing.of(wiring)
@@ -73,6 +78,13 @@ def create_app(wiring: Wiring, *, raise_faults: bool = False) -> FastAPI:
     app.add_middleware(RequestLog, on_fault=_raised if raise_faults else internal_problem, on_request=wiring.on_request)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
+
+
+@asynccontextmanager
+async def _decisions_stored(app: FastAPI) -> AsyncIterator[None]:
+    """A server that stops stores what was decided before it ends."""
+    yield
+    await anyio.to_thread.run_sync(app.state.routing.close)
 
 
 def _raised(fault: Exception) -> Response:
