@@ -67,10 +67,14 @@ REQUEST_SECONDS = Metric(
 DECISIONS_LOST = Metric(
     "counter", "evalservice_decisions_lost", "Routing decisions that were made and could not be logged."
 )
+DECISIONS_WAITING = Metric("gauge", "evalservice_decisions_waiting", "Routing decisions that are not stored yet.")
+EVIDENCE_AGE = Metric(
+    "gauge", "evalservice_evidence_age_seconds", "Age of the oldest snapshot that a replica decides on."
+)
 
 METRICS = (
     *(TEST_CASES, ERRORS, TOKENS, COST, IN_FLIGHT, RUNS, WRITE_SECONDS, LEASE_LOSSES),
-    *(QUEUE_LENGTH, QUEUE_AGE, DRIVEN, REQUESTS, REQUEST_SECONDS, DECISIONS_LOST),
+    *(QUEUE_LENGTH, QUEUE_AGE, DRIVEN, REQUESTS, REQUEST_SECONDS, DECISIONS_LOST, DECISIONS_WAITING, EVIDENCE_AGE),
 )
 
 

@@ -26,7 +26,14 @@ from ray.serve._private.constants import RAY_SERVE_HAPROXY_CONFIG_FILE_LOC
 
 from cluster import gauges
 from cluster.application import platform_wiring
-from cluster.metrics import DECISIONS_LOST, REQUEST_SECONDS, REQUESTS, Meters
+from cluster.metrics import (
+    DECISIONS_LOST,
+    DECISIONS_WAITING,
+    EVIDENCE_AGE,
+    REQUEST_SECONDS,
+    REQUESTS,
+    Meters,
+)
 from cluster.observability import log_as_json
 from cluster.outcomes import APPLY_SECONDS, apply_waiting
 from cluster.periodic import Periodic
@@ -85,8 +92,13 @@ class Api:
         self._opened = contextlib.ExitStack()
         self._platform = self._opened.enter_context(open_platform(read_service_settings(), pool_size=POOL_SIZE))
         self._application = create_app(served_wiring(self._platform))
-        self._application.state.routing.start()
-        self._opened.callback(self._application.state.routing.close)
+        routing = self._application.state.routing
+        routing.start()
+        self._opened.callback(routing.close)
+        self._gauges = Periodic()
+        self._gauges.add(gauges.SECONDS, functools.partial(tell_of_decisions, routing.selector, Meters()))
+        self._gauges.start()
+        self._opened.callback(self._gauges.stop)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application, made on the replica: nothing in it is sent over the network."""
@@ -162,6 +174,12 @@ def explain_proxy_errors() -> None:
             new = file.with_name(f"{file.name}.{os.getpid()}")
             new.write_bytes("\r\n".join((*head, "", "")).encode() + body)
             new.replace(file)
+
+
+def tell_of_decisions(selector: Selector, meters: Meters) -> None:
+    """The gauges of a replica that decides."""
+    meters.set(DECISIONS_WAITING, selector.log.waiting)
+    meters.set(EVIDENCE_AGE, max(selector.keeper.ages().values(), default=0.0))
 
 
 def served_wiring(platform: Platform) -> Wiring:
