@@ -7,7 +7,7 @@ locally needs it.
 from __future__ import annotations
 
 import logging
-import secrets
+import random
 import threading
 import time
 import uuid
@@ -57,6 +57,7 @@ class LocalDecisions:
         self._fetched: Fetched | None = None
         self._problem = "it was not fetched yet"
         self._came, self._away, self._wake = threading.Event(), threading.Event(), threading.Event()
+        self._random = random.Random()  # draws need no secret
         self._closing = False
 
     def start(self) -> None:
@@ -107,7 +108,7 @@ class LocalDecisions:
             fetched.evidence,
             encoded(body),
             own=own,
-            seed=secrets.randbits(63) if seed is None else seed,
+            seed=self._random.getrandbits(63) if seed is None else seed,
             now=self._clock(),
             age=time.monotonic() - fetched.read,
             reason=reason,
