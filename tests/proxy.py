@@ -13,8 +13,8 @@ class Proxy:
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target, self.port = target, 0
-        self._flows = threading.Event()
-        self._flows.set()
+        self._flows, self._answers = threading.Event(), threading.Event()
+        self.flow()
         self._sockets: list[socket.socket] = []
         self._listener: socket.socket | None = None
         self.connections = self.cuts = 0
@@ -47,10 +47,16 @@ class Proxy:
     def hang(self) -> None:
         """Accept, and answer nothing."""
         self._flows.clear()
+        self._answers.clear()
+
+    def hang_answers(self) -> None:
+        """Send on what is asked, and not what is answered."""
+        self._answers.clear()
 
     def flow(self) -> None:
         """Answer again."""
         self._flows.set()
+        self._answers.set()
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -59,13 +65,13 @@ class Proxy:
                 far = socket.create_connection(self._target)
                 self.connections += 1
                 self._sockets += [near, far]
-                for one, other in ((near, far), (far, near)):
-                    threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+                for one, other, open_ in ((near, far, self._flows), (far, near, self._answers)):
+                    threading.Thread(target=self._pump, args=(one, other, open_), daemon=True).start()
 
-    def _pump(self, one: socket.socket, other: socket.socket) -> None:
+    def _pump(self, one: socket.socket, other: socket.socket, open_: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := one.recv(65536):
-                self._flows.wait()
+                open_.wait()
                 other.sendall(data)
         _shut(one)
         _shut(other)

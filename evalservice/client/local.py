@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SNAPSHOT = "/v1/selections/snapshot"
 LOG = "/v1/selections/log"
 LOG_BATCH = 50
+FETCH_SECONDS = 5.0
 AWAY_SECONDS = 1.0
 """So often the service is asked while it is away."""
 
@@ -144,7 +145,7 @@ class LocalDecisions:
         before = self._fetched
         headers = {} if before is None else {"If-None-Match": before.tag}
         with translated(self._url):
-            answer = self._http.get(SNAPSHOT, headers=headers)
+            answer = self._http.get(SNAPSHOT, headers=headers, timeout=FETCH_SECONDS)
         read = time.monotonic() - float(answer.headers.get("Age", 0))
         if answer.status_code == 304 and before is not None:
             self._fetched = Fetched(before.evidence, before.tag, read)

@@ -202,6 +202,31 @@ def test_outcomes_that_waited_arrive_when_the_service_is_back(proxy: Proxy, serv
     assert stored(served, tenant, choice.id)["success"] is True
 
 
+def test_an_outcome_that_the_service_refuses_is_counted_and_holds_up_no_other(
+    proxy: Proxy, served: Served, tenant: Tenant
+) -> None:
+    with router_of(proxy, tenant) as router:
+        first, second = router.select(), router.select()
+        router.outcome(first.id, success=True, served_model="nobody's")
+        router.outcome(second.id, success=True)
+        assert router.close(20) == 0
+        assert router.lost == 1
+    assert stored(served, tenant, first.id) == {}
+    assert stored(served, tenant, second.id)["success"] is True
+
+
+def test_a_durable_decision_that_is_asked_for_twice_is_made_once(proxy: Proxy, served: Served, tenant: Tenant) -> None:
+    use_case = unique("durable")
+    with router_of(proxy, tenant) as router:
+        router.select()
+        proxy.hang_answers()
+        threading.Timer(2.0, lambda: (proxy.cut(), proxy.flow())).start()
+        choice = router.select(use_case=use_case, durable=True)
+    with served.client(tenant) as client:
+        logged = client.get("/v1/selections", params={"use_case": use_case}).json()["items"]
+    assert [each["id"] for each in logged] == [choice.id]
+
+
 def test_connections_that_are_cut_under_load_are_nobodys_error(proxy: Proxy, tenant: Tenant) -> None:
     failures: list[Exception] = []
     done: list[Choice] = []
