@@ -46,7 +46,6 @@ def service(served: Served) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join()
-    app.state.routing.close()
 
 
 @pytest.fixture(scope="module")
