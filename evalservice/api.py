@@ -23,7 +23,7 @@ from evalservice.interchange import routes as interchange
 from evalservice.metrics import routes as metrics
 from evalservice.organizations import routes as organizations
 from evalservice.runs import routes as runs
-from evalservice.selection import policy_routes, selecting
+from evalservice.selection import local_routes, policy_routes, selecting
 from evalservice.selection import routes as selection
 from evalservice.web.context import Wiring
 from evalservice.web.middleware import BodyLimit, Compressed, RequestLog
@@ -48,6 +48,7 @@ ROUTERS = (
     comparisons.experiment_templates,
     regression_routes.regression_alerts,
     webhook_routes.webhooks,
+    local_routes.local,  # before `/selections/{selection_id}`
     selection.selections,
     policy_routes.selection_policies,
     organizations.organizations,

@@ -91,3 +91,10 @@ def answer_json(
             "candidates": orjson.Fragment(candidates),
         }
     )
+
+
+def request_json(decision: Decision) -> bytes:
+    """The request without its text, and the parameters that decided, so that the decision can be made again."""
+    policy = decision.policy
+    asked = decision.request.model_dump(mode="json", exclude={"text"}, exclude_defaults=True)
+    return orjson.dumps({**asked, "decided_by": {"algorithm": policy.algorithm, "parameters": policy.parameters}})

@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,10 +26,11 @@ from typing import Any
 import orjson
 from psycopg import sql
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from evalservice.database import driver_connection, tenant_transaction
 from evalservice.errors import Unavailable
-from evalservice.selection.answers import candidates_json
+from evalservice.selection.answers import candidates_json, request_json
 from evalservice.selection.deciding import Decision
 
 BATCH_SECONDS = 0.25
@@ -67,7 +68,7 @@ class Record:
     candidates: bytes | None = None
 
     def row(self) -> tuple[Any, ...]:
-        """The values in the order of `_COLUMNS`."""
+        """The values in the order of `COLUMNS`."""
         decision = self.decision
         request, policy, model, snapshot = decision.request, decision.policy, decision.model, decision.snapshot
         text = request.text
@@ -75,7 +76,7 @@ class Record:
             self.id,
             self.who.user_id,
             request.use_case,
-            _json(request.required_capabilities),
+            as_jsonb(request.required_capabilities),
             _text(request.constraints.model_dump_json(exclude_defaults=True)),
             None if model is None else snapshot.ids[model],
             _text((self.candidates or candidates_json(decision)).decode()),
@@ -90,11 +91,11 @@ class Record:
             decision.seed,
             snapshot.version,
             datetime.fromtimestamp(snapshot.read_at, UTC),
-            _json(_asked(decision)),
+            _text(request_json(decision).decode()),
             "" if text is None else hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(),
             text if request.store_text else None,
-            _json(decision.query.neighbours),
-            _json(self._metadata()),
+            as_jsonb(decision.query.neighbours),
+            as_jsonb(self._metadata()),
             datetime.fromtimestamp(decision.now, UTC),
         )
 
@@ -115,14 +116,8 @@ class Record:
         return RECORD_OVERHEAD + own + len(self.decision.request.text or "")
 
 
-def _asked(decision: Decision) -> dict[str, Any]:
-    """The request without its text, and the parameters that decided, so that the decision can be made again."""
-    policy = decision.policy
-    asked = decision.request.model_dump(mode="json", exclude={"text"}, exclude_defaults=True)
-    return {**asked, "decided_by": {"algorithm": policy.algorithm, "parameters": policy.parameters}}
-
-
-def _json(value: Any) -> str:
+def as_jsonb(value: Any) -> str:
+    """As COPY takes it."""
     return _text(orjson.dumps(value).decode())
 
 
@@ -130,7 +125,7 @@ def _text(document: str) -> str:
     return document.replace("\\u0000", "")  # which Postgres does not store
 
 
-_COLUMNS = {
+COLUMNS = {
     "id": "uuid",
     "created_by_id": "uuid",
     "use_case": "varchar",
@@ -156,9 +151,9 @@ _COLUMNS = {
     "metadata": "jsonb",
     "decided_at": "timestamptz",
 }
-_NAMES = sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
+_NAMES = sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
 _STAGE = sql.SQL("CREATE TEMPORARY TABLE decisions_in ({}) ON COMMIT DROP").format(
-    sql.SQL(", ").join(sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in _COLUMNS.items())
+    sql.SQL(", ").join(sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in COLUMNS.items())
 )
 _COPY = sql.SQL("COPY decisions_in ({}) FROM STDIN").format(_NAMES)
 # A model or policy that is gone by now is left in the plain columns.
@@ -175,20 +170,25 @@ _STORE = sql.SQL(
 )
 _EXISTING = {"policy_id": "policy.id", "created_by_id": "creator.id"}
 _VALUES = sql.SQL(", ").join(
-    sql.SQL(_EXISTING[name]) if name in _EXISTING else sql.SQL("d.{}").format(sql.Identifier(name)) for name in _COLUMNS
+    sql.SQL(_EXISTING[name]) if name in _EXISTING else sql.SQL("d.{}").format(sql.Identifier(name)) for name in COLUMNS
 )
 
 
 def store(engine: Engine, organization_id: uuid.UUID, records: Sequence[Record]) -> None:
     """Write one organization's decisions; those that are stored already stay. Raises DatabaseUnavailable."""
     with tenant_transaction(engine, organization_id) as session:
-        connection = driver_connection(session)
-        with connection.cursor() as cursor:
-            cursor.execute(_STAGE)
-            with cursor.copy(_COPY) as copy:
-                for record in records:
-                    copy.write_row(record.row())
-            cursor.execute(_STORE.format(names=_NAMES, organization=sql.Literal(organization_id), values=_VALUES))
+        store_rows(session, organization_id, (record.row() for record in records))
+
+
+def store_rows(session: Session, organization_id: uuid.UUID, rows: Iterable[tuple[Any, ...]]) -> None:
+    """As `store`, in a transaction of the organization's; rows in the order of `COLUMNS`."""
+    connection = driver_connection(session)
+    with connection.cursor() as cursor:
+        cursor.execute(_STAGE)
+        with cursor.copy(_COPY) as copy:
+            for row in rows:
+                copy.write_row(row)
+        cursor.execute(_STORE.format(names=_NAMES, organization=sql.Literal(organization_id), values=_VALUES))
 
 
 class DecisionLog:

@@ -20,9 +20,10 @@ from evalservice.database import listening, tenant_transaction
 from evalservice.errors import EvalserviceError
 from evalservice.selection.breaker import LEASE
 from evalservice.selection.evidence import read_snapshot, utc_now
+from evalservice.selection.policies_in_use import Policies
 from evalservice.selection.probing import claim_probes, half_open, with_probes
 from evalservice.selection.snapshot import Snapshot
-from evalservice.selection.stored_policies import Policies, read_policies
+from evalservice.selection.stored_policies import read_policies
 
 CHANNEL = "evalservice_evidence"
 """Postgres notifies it, with the organization's id, when models, measurements, outcomes or policies change."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from evalservice.errors import InvalidInput
 from evalservice.selection.policy_parameters import Weights
 
 Word = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Words = Annotated[list[Word], Field(max_length=1000)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+M = TypeVar("M", bound=BaseModel)
 Status = Literal["active", "deprecated", "experimental"]
 
 
@@ -85,3 +87,13 @@ class SelectionRequest(_Input):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     durable: bool = Field(False, description="Answer only once the decision is stored.")
     store_text: bool = False
+
+
+def parsed(kind: type[M], given: bytes | Any, field: str) -> M:
+    """Of JSON, or what it was read into. Raises InvalidInput, naming the place as the API does. field: the whole."""
+    try:
+        return kind.model_validate_json(given) if isinstance(given, bytes) else kind.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(step) for step in first["loc"]) or field
+        raise InvalidInput(name, first["input"], str(first["msg"]).removeprefix("Value error, ")) from None

@@ -25,8 +25,8 @@ from evalservice.selection.explaining import explanation
 from evalservice.selection.keeper import STALE_SECONDS, Keeper, State
 from evalservice.selection.nearby import Nearby
 from evalservice.selection.nothing import why_nothing
+from evalservice.selection.policies_in_use import served
 from evalservice.selection.request import SelectionRequest
-from evalservice.selection.stored_policies import served
 
 
 @dataclass(frozen=True, slots=True)

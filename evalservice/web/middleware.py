@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
@@ -86,6 +87,8 @@ class RequestLog:
 
         try:
             await self.app(scope, receive, answer)
+        except ClientDisconnect:
+            log.info("client_left", extra={"path": scope["path"]})  # while its body was read: there is nobody to answer
         except Exception as error:
             if status:
                 raise  # half of the answer is sent: the connection ends here

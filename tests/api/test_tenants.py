@@ -14,6 +14,7 @@ import pytest
 
 from evalservice.api import create_app
 from evalservice.tables import metadata
+from evalservice.web.context import Wiring
 from tests.api.conftest import Served, a_dataset, a_model, created, unique
 
 TABLE_OF = {
@@ -38,10 +39,8 @@ TABLE_OF = {
 
 
 def _document() -> dict[str, Any]:
-    class Parts:
-        engine = on_request = None
-
-    return create_app(Parts()).openapi()  # type: ignore[arg-type]
+    parts: Any = None
+    return create_app(Wiring(engine=parts, box=parts, data_root="", platforms=(), check_run=parts)).openapi()
 
 
 DOCUMENT = _document()
@@ -57,7 +56,13 @@ REQUIRED = {
     if method == "GET" and "{" not in path
 }
 """What a query must name."""
-WITH_IDS = [(method, path) for method, path in OPERATIONS if "{" in path and not path.endswith("dataset-files/{name}")]
+EARLY = "/v1/selections/{selection_id}/outcome"
+"""An outcome may come before its decision is stored, so an id that is not known is no error there."""
+WITH_IDS = [
+    (method, path)
+    for method, path in OPERATIONS
+    if "{" in path and not path.endswith("dataset-files/{name}") and path != EARLY
+]
 
 
 def test_every_path_parameter_is_known_to_these_tests() -> None:
@@ -116,6 +121,14 @@ def test_anothers_id_is_as_if_it_did_not_exist(served: Served, method: str, path
         answer = client.request(method, url, json=_a_body(method, path))
     assert answer.status_code == 404, answer.text
     assert _state(served.database) == before
+
+
+def test_an_outcome_of_anothers_selection_changes_nothing_of_theirs(served: Served) -> None:
+    with served.client(served.mine) as client:
+        assert client.post(_their_path(served, EARLY), json={"success": False}).status_code == 200
+    with psycopg.connect(served.database) as connection:
+        query = "SELECT success FROM selection_outcomes WHERE organization_id = %s"
+        assert False not in [row[0] for row in connection.execute(query, (served.theirs.organization,))]
 
 
 @pytest.mark.parametrize("path", [path for path, names in REQUIRED.items() if set(names) & TABLE_OF.keys()])

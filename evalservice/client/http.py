@@ -1,9 +1,4 @@
-"""The API from Python: what the command line uses, over HTTP or in its own process.
-
-    with Client("https://evals.example.com", SecretStr("evs_…")) as client:
-        run = client.post("/v1/evaluation-runs", {"model": "mini", "benchmark": "gsm8k"})
-        for event, data in client.events(f"/v1/evaluation-runs/{run['id']}/events"):
-            ...
+"""The whole API from Python, over HTTP or in the caller's own process.
 
 A problem that the API answers with is raised as the error of `evalservice.errors` that it stands for. What can be
 repeated without harm (reading, and creating under an `Idempotency-Key`) is, when the service does not answer.
@@ -40,14 +35,14 @@ class Client:
     """One organization's view of a service. transport: another than HTTP, e.g. `InProcess`."""
 
     def __init__(self, url: str, api_key: SecretStr, transport: httpx.BaseTransport | None = None) -> None:
-        self.url = _checked(url)
+        self.url = url_of(url)
         self._may_repeat = transport is None  # an application in this process has answered or failed for good
         self._http = httpx.Client(
             base_url=self.url,
             transport=transport,
             timeout=_TIMEOUT,
             headers={
-                "Authorization": f"Bearer {_header(api_key)}",
+                "Authorization": f"Bearer {header_of(api_key)}",
                 "User-Agent": "evalservice",
                 **({} if self._may_repeat else {"Accept-Encoding": "identity"}),
             },
@@ -83,17 +78,17 @@ class Client:
 
     def upload(self, path: str, pieces: Iterable[bytes]) -> Any:
         """PUT a body that is sent piece by piece."""
-        with self._failures():
+        with translated(self.url):
             answer = self._http.put(path, content=pieces, headers={"Content-Type": "application/octet-stream"})
-        return _document(answer)
+        return document_of(answer)
 
     @contextmanager
     def download(self, path: str, *, timeout: httpx.Timeout = _TIMEOUT, **query: Any) -> Iterator[httpx.Response]:
         """A body that is read piece by piece."""
-        with self._failures(), self._http.stream("GET", path, params=_given(query), timeout=timeout) as answer:
+        with translated(self.url), self._http.stream("GET", path, params=_given(query), timeout=timeout) as answer:
             if answer.status_code != 200:
                 answer.read()
-                _document(answer)
+                document_of(answer)
             yield answer
 
     def events(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -136,24 +131,16 @@ class Client:
         for attempt in range(1, ATTEMPTS + 1):
             last = attempt == ATTEMPTS or not repeatable
             try:
-                with self._failures():
+                with translated(self.url):
                     answer = self._http.request(method, path, content=content, headers=own, params=_given(query or {}))
             except ServiceUnreachable:
                 if last:
                     raise
             else:
-                if last or not _passes(answer):
-                    return _document(answer)
+                if last or not passes(answer):
+                    return document_of(answer)
             time.sleep(0.5 * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except httpx.RequestError as error:
-            reason = str(error) or type(error).__name__
-            raise ServiceUnreachable(f"{self.url} does not answer ({reason})") from error
 
 
 def path_of(*steps: object) -> str:
@@ -161,7 +148,18 @@ def path_of(*steps: object) -> str:
     return "/v1/" + "/".join(quote(str(step), safe="@") for step in steps)
 
 
-def _document(answer: httpx.Response) -> Any:
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """What httpx raises where nothing answers becomes ServiceUnreachable."""
+    try:
+        yield
+    except httpx.RequestError as error:
+        reason = str(error) or type(error).__name__
+        raise ServiceUnreachable(f"{url} does not answer ({reason})") from error
+
+
+def document_of(answer: httpx.Response) -> Any:
+    """What an answer says; None where it has no body. Raises the error that a problem stands for."""
     kind = answer.headers.get("Content-Type", "")
     if answer.status_code in (204, 304):
         return None
@@ -184,7 +182,7 @@ def _json(answer: httpx.Response) -> tuple[bool, Any]:
     return False, None
 
 
-def _passes(answer: httpx.Response) -> bool:
+def passes(answer: httpx.Response) -> bool:
     """Whether asking again may help: a gateway that reaches nobody, or Postgres away for a moment."""
     if answer.status_code not in (502, 503, 504):
         return False
@@ -203,7 +201,8 @@ def _given(query: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in query.items() if value is not None}
 
 
-def _checked(url: str) -> str:
+def url_of(url: str) -> str:
+    """The service's address as it is used. Raises InvalidInput (EVALSERVICE_URL)."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
@@ -215,7 +214,8 @@ def _checked(url: str) -> str:
     return url.rstrip("/")
 
 
-def _header(api_key: SecretStr) -> str:
+def header_of(api_key: SecretStr) -> str:
+    """A key as a header takes it. Raises InvalidInput (EVALSERVICE_API_KEY)."""
     key = api_key.get_secret_value()
     if not key.isascii() or not key.isprintable() or not key.strip():
         raise InvalidInput("EVALSERVICE_API_KEY", "…", "an API key of printable ASCII characters")
