@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime
 from sqlalchemy import select
 
 from evalservice.errors import InvalidInput
@@ -22,11 +21,10 @@ from evalservice.selection.policy_schemas import (
 from evalservice.tables import POLICY_STATUSES, SelectionPolicy
 from evalservice.web.context import Admin, Context, Reader, TenantRoute, Writer
 from evalservice.web.idempotency import Idempotent, Once
-from evalservice.web.pages import Filter, Page, Paging, page_of
+from evalservice.web.pages import Filter, Moment, Page, Paging, page_of
 
 selection_policies = APIRouter(prefix="/selection-policies", tags=["selection-policies"], route_class=TenantRoute)
 
-Moment = Annotated[AwareDatetime | None, Query(description="With its time zone, e.g. 2026-03-01T00:00:00Z.")]
 Change = Callable[[SelectionPolicy], SelectionPolicy]
 
 
