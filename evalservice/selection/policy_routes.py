@@ -15,6 +15,7 @@ from evalservice.selection.policy_schemas import (
     NewPolicy,
     PolicyEvaluationRead,
     PolicyRead,
+    PolicyTrialRead,
     Reward,
     Traffic,
 )
@@ -79,6 +80,15 @@ def evaluate_policy(
     row = service.find_policy(context.session, policy)
     asked = Asked(reward, cost_weight, row.use_case or None if use_case is None else use_case, since, until, limit)
     return context.reply(evaluation_of(context.session, row, asked))
+
+
+@selection_policies.get("/{policy:path}/ab-result", response_model=PolicyTrialRead)
+def read_trial(context: Reader, policy: str, reward: Reward = "quality") -> Response:
+    """Which version is better, the one with a share of the requests or the active one beside it: from their outcomes,
+    valid at every look. Of a version, or of the one of that name that has a share or had one last."""
+    from evalservice.selection.trials import trial_of
+
+    return context.reply(trial_of(context.session, policy, reward))
 
 
 @selection_policies.get("/{policy:path}", response_model=PolicyRead)

@@ -10,7 +10,7 @@ import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -33,6 +33,7 @@ from evalservice.statistics.intervals import Interval, Moments, proportion_inter
 from evalservice.tables import Model
 
 DEFAULT_WINDOW = timedelta(days=7)
+_EARLIEST = datetime.min.replace(tzinfo=UTC) + 2 * DEFAULT_WINDOW
 SECONDS = 60
 """So long Postgres may take for it."""
 
@@ -58,7 +59,7 @@ def window_of(
 ) -> Window:
     """The last seven days unless something else is asked for. Raises InvalidInput: an empty time."""
     end = until or now
-    start = since or end - DEFAULT_WINDOW
+    start = since or max(end, _EARLIEST) - DEFAULT_WINDOW
     if start >= end:
         raise InvalidInput("since", start.isoformat(), f"a moment before until ({end.isoformat()})")
     return Window(start, end, use_case, policy_name, most)
