@@ -85,7 +85,7 @@ def summary_of(session: Session, window: Window) -> SelectionSummary:
             accepted = f"fewer decisions or a shorter time: these take more than {SECONDS} s to look at"
             raise InvalidInput("limit", window.most, accepted) from None
         raise
-    session.execute(text("SET LOCAL statement_timeout = 0"))
+    session.execute(text("SET LOCAL statement_timeout TO DEFAULT"))
     rows = found.models or []
     names = _names(session, {each["model_id"] for each in (*rows, *(found.outcomes or [])) if each["model_id"]})
     parts = {

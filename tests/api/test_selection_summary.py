@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from evalservice.database import tenant_transaction
+from evalservice.selection import summarizing
 from evalservice.tables import ModelSelectionLog, SelectionOutcome
 from tests.api.conftest import Served, unique
 from tests.api.test_selections import Router, router  # noqa: F401
@@ -149,6 +150,15 @@ def test_a_summary_of_an_empty_time_is_refused(log: Log) -> None:
         )
         unknown = client.get("/v1/selections", params={"outcome": "good"})
     assert (answer.status_code, answer.json()["field"], unknown.status_code) == (422, "since", 422)
+
+
+def test_a_summary_that_takes_too_long_is_refused_with_the_way_out(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summarizing, "SECONDS", 0.001)
+    for _ in range(200):
+        log.add(GOOD, [candidate(GOOD, 0.9, 0.01)] * 50)
+    with log.served.client(log.served.mine) as client:
+        answer = client.get("/v1/selections/summary", params={"use_case": log.use_case})
+    assert (answer.status_code, answer.json()["field"]) == (422, "limit")
 
 
 def test_what_the_router_logs_is_summed_up(router: Router) -> None:  # noqa: F811
