@@ -228,7 +228,9 @@ def test_what_the_router_serves_by_share_counts(router: Router) -> None:  # noqa
     for number in range(40):
         answer = router.ask(policy=name, durable=number == 39).json()
         router.client.post(f"/v1/selections/{answer['id']}/outcome", json={"success": True})
-    router.select(policy=f"{name}@2")
+    for asked in ({"policy": f"{name}@2"}, {"policy": name, "seed": 3}):
+        answer = router.select(**asked)
+        router.client.post(f"/v1/selections/{answer['id']}/outcome", json={"success": True})
     router.learn()
     found = router.client.get(f"{PATH}/{name}/ab-result", params={"reward": "success"}).json()
     assert found["active"]["n"] + found["trial"]["n"] == 40
