@@ -55,6 +55,7 @@ from evalservice.tables import (
     SelectionBreaker,
     SelectionOutcome,
     SelectionPolicy,
+    SelectionTrial,
     User,
     Webhook,
     WebhookDelivery,
@@ -259,6 +260,7 @@ def fill(url: str) -> uuid.UUID:
                 SelectionOutcome(**mine, selection_id=log.id, success=True, served_model_id=model.id),
                 SelectionBelief(**mine, use_case="support", beliefs=unknown(0).stored()),
                 SelectionBreaker(**mine, model_id=model.id),
+                SelectionTrial(**mine, policy_id=policy.id, against_id=policy.id, started_at=now),
                 RegressionCheck(**mine, evaluation_run_id=run.id, outcome="passed"),
                 WebhookDelivery(**mine, webhook_id=webhook.id, regression_alert_id=alert.id, status="delivered"),
             ]

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -199,6 +200,17 @@ def body_of(new: Any) -> dict[str, Any]:
         if isinstance(value, SecretStr):
             body[name] = value.get_secret_value()
     return body
+
+
+def moment(option: str, given: str | None) -> str | None:
+    """A moment for the API, from what was typed; one without a time zone is UTC. Raises InvalidInput."""
+    if given is None:
+        return None
+    try:
+        found = datetime.fromisoformat(given)
+    except ValueError:
+        raise InvalidInput(option, given, "a time such as 2026-03-01 or 2026-03-01T12:00:00Z") from None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).isoformat()
 
 
 def minute(moment: str | None) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from cluster.cli import policies_evaluate, policies_study
+from cluster.cli import policies_evaluate, policies_study, policies_trial
 from cluster.cli.common import Description, Json, json_object, minute, service
 from cluster.cli.output import print_json, print_table, say
 from evalservice.client import path_of
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 app.command("evaluate")(policies_evaluate.evaluate)
 app.add_typer(policies_study.app, name="study")
+app.command("ab-result")(policies_trial.ab_result)
 
 Reference = Annotated[str, typer.Argument(metavar="NAME[@V]", help="Its name (the active version, else the newest).")]
 Share = Annotated[float, typer.Option("--share", metavar="S", help="Of the policy's requests, between 0 and 1.")]

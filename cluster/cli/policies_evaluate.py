@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from cluster.cli.common import Json, service, with_interval
+from cluster.cli.common import Json, moment, service, with_interval
 from cluster.cli.output import print_json, print_table, say
 from evalservice.client import path_of
-from evalservice.errors import InvalidInput
 
 _NAMES = {"ips": "IPS", "snips": "self-normalised IPS", "dr": "doubly robust"}
 
@@ -45,8 +43,8 @@ def evaluate(
         "reward": reward,
         "cost_weight": cost_weight,
         "use_case": use_case,
-        "since": _moment("--since", since),
-        "until": _moment("--until", until),
+        "since": moment("--since", since),
+        "until": moment("--until", until),
         "limit": limit,
     }
     with service() as opened:
@@ -56,17 +54,6 @@ def evaluate(
     else:
         _show(found)
     return 0 if found["refusal"] is None else 1
-
-
-def _moment(option: str, given: str | None) -> str | None:
-    """A moment for the API; one without a time zone is UTC."""
-    if given is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(given)
-    except ValueError:
-        raise InvalidInput(option, given, "a time such as 2026-03-01 or 2026-03-01T12:00:00Z") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.cli.common import Json, minute, money, service
+from cluster.cli import selections_summary
+from cluster.cli.common import Json, minute, moment, money, service
 from cluster.cli.output import note, print_json, print_table, say
 from cluster.cli.select import CANDIDATE_HEADER, candidate_row
 from evalservice.client import path_of
 
 app = typer.Typer(no_args_is_help=True, help="Routing decisions: what was asked, chosen and why, and what happened.")
+app.command("summary")(selections_summary.summary)
 Id = Annotated[str, typer.Argument(metavar="ID", help="The selection's id.")]
 
 
@@ -20,17 +22,35 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="The selection's id.")]
 def list_(
     use_case: Annotated[str | None, typer.Option("--use-case", metavar="U", help="Only of this use case.")] = None,
     policy: Annotated[str | None, typer.Option("--policy", metavar="P", help="Only by this policy.")] = None,
+    model_id: Annotated[str | None, typer.Option("--model-id", metavar="ID", help="Only with this model.")] = None,
+    since: selections_summary.Since = None,
+    until: selections_summary.Until = None,
+    outcome: Annotated[
+        str | None, typer.Option("--outcome", metavar="O", help="success, failed, or none: not known.")
+    ] = None,
+    shadow: Annotated[
+        bool | None, typer.Option("--shadow/--served", help="Only shadows, or only what served; unsaid: both.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="So many, the latest first.")] = 20,
     json: Json = False,
 ) -> None:
     """The latest decisions."""
+    query = {
+        "use_case": use_case,
+        "policy_name": policy,
+        "selected_model_id": model_id,
+        "since": moment("--since", since),
+        "until": moment("--until", until),
+        "outcome": outcome,
+        "shadow": shadow,
+    }
     with service() as opened:
-        found = list(opened.client.items(path_of("selections"), limit, use_case=use_case, policy_name=policy))
+        found = list(opened.client.items(path_of("selections"), limit, **query))
     if json:
         print_json({"items": found})
         return
     print_table(
-        ["ID", "WHEN", "POLICY", "USE CASE", "SCORE", "PROPENSITY", "OUTCOME"],
+        ["ID", "WHEN", "POLICY", "USE CASE", "SCORE", "PROPENSITY", "OUTCOME", ""],
         [
             [
                 each["id"],
@@ -40,6 +60,7 @@ def list_(
                 "" if each["selection_score"] is None else f"{each['selection_score']:.3f}",
                 "nothing eligible" if each["propensity"] is None else f"{each['propensity']:.3g}",
                 {None: "", True: "success", False: "failed"}[each["execution_successful"]],
+                "shadow" if each["is_shadow"] else "",
             ]
             for each in found
         ],

@@ -22,6 +22,7 @@ from evalservice.selection import breaker as breakers
 from evalservice.selection.breaker import Breaker
 from evalservice.selection.learned import placed
 from evalservice.selection.learning import Beliefs, Outcomes, fold, unknown
+from evalservice.selection.trials import watch_trials
 from evalservice.tables import (
     Model,
     ModelMetric,
@@ -100,6 +101,7 @@ def apply_outcomes(session: Session, organization_id: uuid.UUID, now: datetime |
     _break(session, organization_id, found, now)
     _note(session, [outcome for outcome, *_ in rows])
     _measure(session, organization_id, found, now)
+    watch_trials(session, organization_id, [(each.outcome, each.parts) for each in found], now)
     return len(rows)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime
 from sqlalchemy import select
 
 from evalservice.errors import InvalidInput
@@ -16,17 +15,17 @@ from evalservice.selection.policy_schemas import (
     NewPolicy,
     PolicyEvaluationRead,
     PolicyRead,
+    PolicyTrialRead,
     Reward,
     Traffic,
 )
 from evalservice.tables import POLICY_STATUSES, SelectionPolicy
 from evalservice.web.context import Admin, Context, Reader, TenantRoute, Writer
 from evalservice.web.idempotency import Idempotent, Once
-from evalservice.web.pages import Filter, Page, Paging, page_of
+from evalservice.web.pages import Filter, Moment, Page, Paging, page_of
 
 selection_policies = APIRouter(prefix="/selection-policies", tags=["selection-policies"], route_class=TenantRoute)
 
-Moment = Annotated[AwareDatetime | None, Query(description="With its time zone, e.g. 2026-03-01T00:00:00Z.")]
 Change = Callable[[SelectionPolicy], SelectionPolicy]
 
 
@@ -81,6 +80,15 @@ def evaluate_policy(
     row = service.find_policy(context.session, policy)
     asked = Asked(reward, cost_weight, row.use_case or None if use_case is None else use_case, since, until, limit)
     return context.reply(evaluation_of(context.session, row, asked))
+
+
+@selection_policies.get("/{policy:path}/ab-result", response_model=PolicyTrialRead)
+def read_trial(context: Reader, policy: str, reward: Reward = "quality") -> Response:
+    """Which version is better, the one with a share of the requests or the active one beside it: from their outcomes,
+    valid at every look. Of a version, or of the one of that name that has a share or had one last."""
+    from evalservice.selection.trials import trial_of
+
+    return context.reply(trial_of(context.session, policy, reward))
 
 
 @selection_policies.get("/{policy:path}", response_model=PolicyRead)

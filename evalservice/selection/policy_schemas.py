@@ -92,6 +92,53 @@ class PolicyRead(BaseModel):
         return cls(**columns(row, cls))
 
 
+class VersionRewards(BaseModel):
+    """What a version got: n outcomes that say the reward, and its mean."""
+
+    policy_id: uuid.UUID
+    version: int
+    n: int
+    mean: float | None
+
+
+class Difference(BaseModel):
+    """Of the mean rewards, trial minus active version, with a 95 % interval that holds at every look, however often.
+
+    From n blocks, each of outcomes of both versions that came at about the same time; every outcome is in one, but for
+    those that wait for the other version's. Bounds are null before the first block, and where the difference changed
+    so much that those of different times contradict each other.
+    """
+
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+
+
+class PolicyTrialRead(BaseModel):
+    """A version that serves a share of the requests, against the active one beside it.
+
+    Since started_at; outcomes of requests that name a version or bring a seed do not count. active: the version that
+    is, or was then, the active one. stopped_at: when the trial lost its share because it failed more often. verdict:
+    which version is better, or that it takes more outcomes to tell. failure_p_value: of "the trial fails at most as
+    often as the active version", from all outcomes that say whether it worked; holds at every look. A canary loses its
+    share at 0.05.
+    """
+
+    policy_name: str
+    status: Literal["canary", "ab", "ended"]
+    traffic_share: float | None
+    started_at: datetime
+    stopped_at: datetime | None
+    reward: Reward
+    cost_weight: float | None
+    active: VersionRewards
+    trial: VersionRewards
+    difference: Difference
+    verdict: Literal["trial", "active", "continue"]
+    failure_p_value: float
+
+
 class EstimateRead(BaseModel):
     """A mean reward with its standard error and 95 % interval."""
 

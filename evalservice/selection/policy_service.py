@@ -25,7 +25,8 @@ from evalservice.selection.policy_parameters import parameters_of
 from evalservice.selection.policy_schemas import NewPolicy
 from evalservice.tables import Model, SelectionPolicy
 
-_SHARING = ("canary", "ab")
+SHARING = ("canary", "ab")
+"""Statuses of a version that decides a share of the requests."""
 
 
 def lock_policies(session: Session, organization_id: uuid.UUID) -> None:
@@ -219,7 +220,7 @@ def _refuse_active(row: SelectionPolicy) -> None:
 
 def _refuse_other_share(session: Session, row: SelectionPolicy) -> None:
     query = select(SelectionPolicy).where(
-        SelectionPolicy.name == row.name, SelectionPolicy.status.in_(_SHARING), SelectionPolicy.id != row.id
+        SelectionPolicy.name == row.name, SelectionPolicy.status.in_(SHARING), SelectionPolicy.id != row.id
     )
     other = session.scalars(query.limit(1)).one_or_none()
     if other is not None:

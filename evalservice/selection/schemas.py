@@ -141,3 +141,97 @@ class Replay(BaseModel):
     propensity: float | None
     score: float | None
     differences: list[str]
+
+
+class Statistic(BaseModel):
+    """A mean or a share with its standard error and 95 % interval; null where n is too small to have one."""
+
+    n: int
+    value: float | None
+    stderr: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+
+class ModelShare(BaseModel):
+    """How often a model was chosen. share: of the decisions that chose one. name: null for a model that is gone."""
+
+    model_id: uuid.UUID
+    name: str | None
+    decisions: int
+    share: float
+
+
+class Rejections(BaseModel):
+    """What a constraint rejects: candidates that break it first, and decisions with such a candidate."""
+
+    constraint: str
+    candidates: int
+    decisions: int
+
+
+class ModelOutcomes(BaseModel):
+    """What was got of a model where it served, as a selection's choice or as a fallback. cost: US dollars."""
+
+    model_id: uuid.UUID
+    name: str | None
+    success_rate: Statistic
+    quality: Statistic
+    cost: Statistic
+    latency_ms: Statistic
+
+
+class Regret(BaseModel):
+    """Mean quality by which the best eligible candidate exceeds the chosen one, per decision.
+
+    The best is the eligible candidate of the highest quality as it was estimated when the decision was made; the
+    greatest of several noisy estimates is on average too high, so regret leans upward. estimated: against the chosen
+    one's own estimate of then, over the decisions that have both; exactly 0 where the best was chosen. realised:
+    against the quality that outcomes say the chosen one really got, over the decisions with such an outcome (none that
+    a fallback served); may be negative. stderr is an upper bound: decisions share the estimates, whose errors do not
+    average out.
+    """
+
+    estimated: Statistic
+    realised: Statistic
+
+
+class Savings(BaseModel):
+    """Against always choosing the eligible candidate of the highest estimated quality (of equals the cheapest).
+
+    Its expected cost minus the chosen one's, US dollars, over the n decisions where both are known; negative where the
+    choices cost more. quality_given_up: the mean difference of the estimated qualities of the same decisions.
+    """
+
+    n: int
+    unknown: int
+    total_usd: float | None
+    per_request_usd: float | None
+    quality_given_up: float | None
+
+
+class DecisionsSummary(BaseModel):
+    """Some decisions as a whole; the most frequent first. nothing_eligible: those that chose no model."""
+
+    decisions: int
+    nothing_eligible: int
+    models: list[ModelShare]
+    rejections: list[Rejections]
+    outcomes: list[ModelOutcomes]
+    regret: Regret
+    savings: Savings
+
+
+class SelectionSummary(BaseModel):
+    """The log of a time [since, until). complete: whether all of its decisions were looked at; else only the latest
+    `limit`, which begin at `looked_at_since`. shadows: decisions that did not serve, and so have no outcomes."""
+
+    since: datetime
+    until: datetime
+    use_case: str | None
+    policy_name: str | None
+    limit: int
+    complete: bool
+    looked_at_since: datetime
+    served: DecisionsSummary
+    shadows: DecisionsSummary

@@ -48,6 +48,7 @@ from evalservice.tables.selection import (
     SelectionBreaker,
     SelectionOutcome,
     SelectionPolicy,
+    SelectionTrial,
 )
 from evalservice.tables.webhooks import DELIVERY_STATUSES, Webhook, WebhookDelivery
 
@@ -100,6 +101,7 @@ __all__ = [
     "SelectionBreaker",
     "SelectionOutcome",
     "SelectionPolicy",
+    "SelectionTrial",
     "User",
     "Webhook",
     "WebhookDelivery",

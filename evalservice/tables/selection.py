@@ -187,6 +187,33 @@ class SelectionOutcome(Identified, Owned, Timestamps, Base):
     organization: Mapped[Organization] = relationship()
 
 
+class SelectionTrial(Identified, Owned, Timestamps, Base):
+    """A policy's version with a share of the requests, and the active one that it is held against, since both had it.
+
+    `state` is that of `evalservice.selection.contest`, after the outcomes that are applied. `stopped_at`: when the
+    version lost its share because it failed more often.
+    """
+
+    __tablename__ = "selection_trials"
+    __table_args__ = (
+        same_organization("selection_trials", "policy_id", "selection_policies", "CASCADE"),
+        same_organization("selection_trials", "against_id", "selection_policies", "CASCADE"),
+        UniqueConstraint(
+            "organization_id", "policy_id", "against_id", "started_at", name="uq_selection_trials_beginning"
+        ),
+        index("selection_trials", "policy_id", "-started_at"),
+        index("selection_trials", "against_id"),
+    )
+
+    policy_id: Mapped[uuid.UUID] = mapped_column(Uuid)
+    against_id: Mapped[uuid.UUID] = mapped_column(Uuid)
+    started_at: Mapped[datetime] = mapped_column(TIME)
+    state: Mapped[dict[str, Any]] = json_object()
+    stopped_at: Mapped[datetime | None] = maybe_time()
+
+    organization: Mapped[Organization] = relationship()
+
+
 class SelectionBelief(Base):
     """What outcomes have taught about an organization's models, for one use case; '' is for all of them together.
 

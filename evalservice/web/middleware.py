@@ -20,6 +20,8 @@ log = logging.getLogger("evalservice.requests")
 _current: ContextVar[dict[str, str] | None] = ContextVar("request", default=None)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 QUIET = ("/healthz", "/readyz")
+DECIDED = ("POST", "/v1/selections", 200)
+"""A decision has a row in Postgres that says more than a line here would, for less."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -46,7 +48,7 @@ class Compressed(GZipMiddleware):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == "/v1/selections":
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == DECIDED[1]:
             await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -102,6 +104,8 @@ class RequestLog:
         method = scope["method"] if scope["method"] in METHODS else "OTHER"
         route = getattr(scope.get("route"), "path_format", "unmatched")
         self._on_request(method, route, status, until_begun)
+        if (method, route, status) == DECIDED:
+            return
         log.info(
             "request",
             extra={

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import orjson
 from fastapi import Depends, Query
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -26,6 +26,7 @@ R = TypeVar("R", bound=BaseModel)
 MOST = 1000
 Filter = Annotated[str | None, Query(max_length=300, pattern=r"^[^\x00]*$")]
 """A column that a list may be narrowed by."""
+Moment = Annotated[AwareDatetime | None, Query(description="With its time zone, e.g. 2026-03-01T00:00:00Z.")]
 
 
 class Page(BaseModel, Generic[T]):

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.perf import comparing, hosted, nearest, paging, rollups, selecting, service, writing
+from tests.perf import comparing, hosted, nearest, paging, rollups, selecting, service, summaries, writing
 
 writing.main()
 rollups.main()
 paging.main()
+summaries.main()
 comparing.main([])
 nearest.main([])
 selecting.main()
