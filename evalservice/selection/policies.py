@@ -183,14 +183,18 @@ TINY = 1e-12
 
 def _known(weight: list[float], values: Array) -> tuple[list[float], Array, str]:
     """The weights of what is known of any candidate, the values with the worst known one where one is not known."""
-    quality, _, cost, latency, error_rate, _ = values
-    known = [not np.isnan(each).all() for each in (quality, cost, latency, error_rate)]
+    unknown = np.isnan(values)
+    nowhere = np.asarray(unknown.all(axis=1)).tolist()
+    known = [not nowhere[row] for row in (0, 2, 3, 4)]
     missing = [name for name, has, own in zip(CRITERIA, known, weight, strict=True) if own and not has]
-    worst = np.array([np.fmin.reduce(quality), 0.0, *np.fmax.reduce(values[2:5], axis=1), 0.0])
-    worst[np.isnan(worst)] = 0.0
-    filled = np.where(np.isnan(values), worst[:, None], values)
+    note = f"no evidence of {', '.join(missing)}" if missing else ""
     kept = [own if has else 0.0 for own, has in zip(weight, known, strict=True)]
-    return kept, filled, f"no evidence of {', '.join(missing)}" if missing else ""
+    if not any(kept):
+        return kept, values, note
+    worst = np.fmax.reduce(values, axis=1)
+    worst[0] = np.fmin.reduce(values[0])
+    worst[np.isnan(worst)] = 0.0
+    return kept, np.where(unknown, worst[:, None], values), note
 
 
 def _by_price(candidates: Candidates) -> Array:

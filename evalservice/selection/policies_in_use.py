@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 from evalservice.errors import Conflict, InvalidInput
 from evalservice.selection.deciding import PolicyVersion, uniform
-from evalservice.selection.policy_parameters import BUILTIN, algorithm_names, parameters_of
+from evalservice.selection.policy_parameters import BUILTIN, Weights, algorithm_names, parameters_of
 from evalservice.selection.request import SelectionRequest
 
 DEFAULT = "weighted"
@@ -72,11 +74,23 @@ def asked_for(request: SelectionRequest, algorithm: str) -> PolicyVersion:
     if algorithm not in BUILTIN and algorithm not in algorithm_names():
         accepted = f"a stored policy's name or one of {', '.join(algorithm_names())}"
         raise InvalidInput("policy", algorithm, accepted)
-    given = dict(request.parameters or {})
+    if not request.parameters:
+        return _weighed_by(algorithm, request.weights)
+    given = dict(request.parameters)
     if request.weights is not None:
         if "weights" in given:
             raise InvalidInput("parameters.weights", given["weights"], "given once: here or as `weights`")
         given["weights"] = request.weights.model_dump()
+    return _of(algorithm, given)
+
+
+@lru_cache(maxsize=1024)
+def _weighed_by(algorithm: str, weights: Weights | None) -> PolicyVersion:
+    """Without other parameters: applications ask for the same over and over."""
+    return _of(algorithm, {} if weights is None else {"weights": weights.model_dump()})
+
+
+def _of(algorithm: str, given: Mapping[str, Any]) -> PolicyVersion:
     parameters = parameters_of(algorithm, given)
     return PolicyVersion(algorithm, algorithm, parameters.model_dump(), exploration=parameters.exploration)
 
