@@ -21,20 +21,21 @@ def candidates_json(decision: Decision) -> bytes:
     return orjson.dumps([*_eligible(decision), *_rejected(decision)])
 
 
-def _eligible(decision: Decision) -> Iterator[dict[str, Any]]:
+def _eligible(decision: Decision) -> list[dict[str, Any]]:
     candidates, scored = decision.candidates, decision.scored
-    count = len(candidates)
-    # NaN becomes null in orjson.
-    scores = [None] * count if scored is None else scored.score.tolist()
-    probabilities = [0.0] * count if scored is None else scored.probability.tolist()
-    ids, names, rows = candidates.ids, candidates.names, candidates.values.T.tolist()
-    for index in decision.order or range(count):
-        quality, deviation, cost, latency, errors, outcomes = rows[index]
-        yield {
+    if not len(candidates):
+        return []
+    order = decision.order or list(range(len(candidates)))
+    ids, names = candidates.ids, candidates.names
+    numbers = candidates.values.take(order, axis=1).tolist()  # NaN becomes null in orjson
+    scores = [None] * len(order) if scored is None else scored.score.take(order).tolist()
+    probabilities = [0.0] * len(order) if scored is None else scored.probability.take(order).tolist()
+    return [
+        {
             "model_id": ids[index],
             "name": names[index],
-            "score": scores[index],
-            "probability": probabilities[index],
+            "score": score,
+            "probability": probability,
             "quality": quality,
             "quality_sd": deviation,
             "cost": cost,
@@ -42,6 +43,10 @@ def _eligible(decision: Decision) -> Iterator[dict[str, Any]]:
             "error_rate": errors,
             "outcomes": outcomes,
         }
+        for index, score, probability, quality, deviation, cost, latency, errors, outcomes in zip(
+            order, scores, probabilities, *numbers, strict=True
+        )
+    ]
 
 
 def _rejected(decision: Decision) -> Iterator[dict[str, Any]]:

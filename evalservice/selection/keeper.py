@@ -35,7 +35,7 @@ SETTLE_SECONDS = 0.25
 FORGOTTEN_SECONDS = 3600.0
 STALE_SECONDS = 60.0
 RETRY_SECONDS = 1.0
-SWITCH_SECONDS = 0.001
+SWITCH_SECONDS = 0.0005
 """Python lets another thread go on after so long: a refresh holds up no decision for more (default: 5 ms)."""
 
 log = logging.getLogger(__name__)
