@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
 
@@ -28,13 +28,21 @@ InThread = Callable[..., Awaitable[Any]]
 log = logging.getLogger(__name__)
 
 
+class _Known(NamedTuple):
+    """A key's holder. Times are of the monotonic clock: until when nobody is asked, when Postgres last said so."""
+
+    caller: Caller
+    fresh_until: float
+    confirmed: float
+
+
 class RememberedKeys:
     """Callers by their keys' hashes. The event loop's alone but for `forget`, which may be called from anywhere."""
 
     def __init__(self, engine: Engine, in_thread: InThread, authenticate: Callable[..., Caller] | None = None) -> None:
         self._engine, self._in_thread = engine, in_thread
         self._authenticate = authenticate or Authenticator()
-        self._known: dict[str, tuple[Caller, float]] = {}
+        self._known: dict[str, _Known] = {}
         self._asking: set[str] = set()
         self._stop = threading.Event()
 
@@ -43,8 +51,8 @@ class RememberedKeys:
         hashed = hash_of(key)
         known = self._known.get(hashed)
         now = time.monotonic()
-        if known is not None and (now - known[1] < FRESH_SECONDS or hashed in self._asking):
-            return known[0]
+        if known is not None and (now < known.fresh_until or hashed in self._asking):
+            return known.caller
         self._asking.add(hashed)
         try:
             caller: Caller = await self._in_thread(self._ask, key)
@@ -52,14 +60,15 @@ class RememberedKeys:
             self._known.pop(hashed, None)
             raise
         except Unavailable:
-            if known is None or now - known[1] > TRUST_SECONDS:
+            if known is None or now - known.confirmed > TRUST_SECONDS:
                 raise
-            return known[0]
+            self._known[hashed] = known._replace(fresh_until=time.monotonic() + RETRY_SECONDS)
+            return known.caller
         finally:
             self._asking.discard(hashed)
         if len(self._known) >= MOST_KEYS:
             self._known.clear()
-        self._known[hashed] = (caller, now)
+        self._known[hashed] = _Known(caller, now + FRESH_SECONDS, now)
         return caller
 
     def _ask(self, key: str) -> Caller:
@@ -68,7 +77,7 @@ class RememberedKeys:
 
     def forget(self) -> None:
         """Ask about every key again at its next use; keep what is known for when Postgres does not answer."""
-        self._known = {hashed: (caller, at - FRESH_SECONDS) for hashed, (caller, at) in self._known.items()}
+        self._known = {hashed: known._replace(fresh_until=0.0) for hashed, known in list(self._known.items())}
 
     def start(self) -> None:
         """Forget when Postgres tells of a change, until `stop`."""

@@ -77,7 +77,7 @@ def apply_outcomes(session: Session, organization_id: uuid.UUID, now: datetime |
         )
         .order_by(SelectionOutcome.updated_at, SelectionOutcome.id)
         .limit(AT_ONCE)
-        .with_for_update(of=SelectionOutcome)
+        .with_for_update(of=SelectionOutcome, skip_locked=True)  # one that is being added to comes next time
     ).all()
     if not rows:
         return 0

@@ -59,7 +59,7 @@ def read_snapshot(session: Session, now: datetime, half_life_days: float = HALF_
     position = {row.id: index for index, row in enumerate(models)}
     shrunk, categories, measured_at = _quality(session, benchmarks, position, times)
     runs = _runs(session, position, times)
-    learned = learned_of(session, position, shrunk, now.timestamp())
+    learned = learned_of(session, position, now.timestamp())
     targets, quality = _targets(shrunk, categories, benchmarks, learned)
     cost, cost_per_1k, measured = _costs(models, runs)
     return Snapshot(

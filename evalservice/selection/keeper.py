@@ -159,10 +159,12 @@ class Keeper:
     def _refreshed(self, organization_id: uuid.UUID) -> None:
         try:
             self.refresh(organization_id)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the other organizations' evidence is to stay fresh
             reason = error.message if isinstance(error, EvalserviceError) else type(error).__name__
             log.warning("evidence_stale", extra={"organization_id": organization_id, "error": repr(error)})
-            self._states[organization_id] = replace(self._states[organization_id], problem=reason)
+            state = self._states.get(organization_id)
+            if state is not None:
+                self._states[organization_id] = replace(state, problem=reason)
 
     def _forget(self) -> None:
         """Organizations that have not asked for an hour."""

@@ -15,8 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from evalservice.selection.breaker import Breaker, state_at
-from evalservice.selection.learning import Beliefs, Posterior, grown, posterior, with_prior
-from evalservice.selection.shrinkage import Shrunk
+from evalservice.selection.learning import Beliefs, grown, posterior, with_prior
 from evalservice.selection.snapshot import OVERALL, Array
 from evalservice.tables import SelectionBelief, SelectionBreaker
 
@@ -30,10 +29,10 @@ RATE_WEIGHT = 200.0
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """posteriors: use case → over the snapshot's M models; '' is over all of them. latencies [3, M]: p50, p95, p99 of
+    """beliefs: use case → over the snapshot's M models; '' is over all use cases. latencies [3, M]: p50, p95, p99 of
     the newest outcomes; newest [M]: when the last outcome was, seconds of the epoch; breakers [M]."""
 
-    posteriors: Mapping[str, Posterior]
+    beliefs: Mapping[str, Beliefs]
     outcomes: Array
     latencies: Array
     newest: Array
@@ -42,10 +41,17 @@ class Learned:
     def joined(
         self, targets: dict[str, int], rows: tuple[Array, Array, Array]
     ) -> tuple[dict[str, int], tuple[Array, Array, Array]]:
-        """The rows of quality, its deviation and n, with one for each use case, and overall as outcomes have it."""
+        """The rows of quality, its deviation and n, with one for each use case, and overall as outcomes have it.
+
+        A use case's prior is the benchmark or category of its name, where there is one, else overall.
+        """
         targets = dict(targets)
         mean, deviation, n = ([*each] for each in rows)
-        for use_case, found in self.posteriors.items():
+        whole = targets[OVERALL]
+        prior_n = np.minimum(rows[2][whole], MOST_PRIOR)
+        for use_case, beliefs in self.beliefs.items():
+            base = targets.get(f"benchmark:{use_case}", targets.get(f"category:{use_case}", whole))
+            found = posterior(with_prior(beliefs, rows[0][base], prior_n))
             own = (found.quality_mean, found.quality_sd, found.quality_n)
             if use_case:
                 targets[f"use_case:{use_case}"] = len(mean)
@@ -59,18 +65,18 @@ class Learned:
 
     def error_rate(self, measured: Array) -> Array:
         """The share of failed requests: that of outcomes, with the runs' as the weaker part the more there are."""
-        if OVERALL not in self.posteriors:
+        if OVERALL not in self.beliefs:
             return measured
-        own, n = self.posteriors[OVERALL].error_rate, self.outcomes
+        own, n = posterior(self.beliefs[OVERALL]).error_rate, self.outcomes
         share = n / (n + RATE_WEIGHT)
         both = share * own + (1 - share) * measured
         return np.where(np.isnan(own), measured, np.where(np.isnan(measured), own, both))
 
     def cost(self, measured: Array) -> Array:
         """US dollars per request, of outcomes where there are any."""
-        if OVERALL not in self.posteriors:
+        if OVERALL not in self.beliefs:
             return measured
-        own = self.posteriors[OVERALL].cost_usd
+        own = posterior(self.beliefs[OVERALL]).cost_usd
         return np.where(np.isnan(own), measured, own)
 
     def latency(self, measured: Array) -> Array:
@@ -78,15 +84,14 @@ class Learned:
         return np.where(np.isnan(self.latencies), measured, self.latencies)
 
 
-def learned_of(session: Session, position: Mapping[uuid.UUID, int], shrunk: Shrunk, now: float) -> Learned:
-    """What is stored for the transaction's organization, over the models at their positions; `shrunk` is the prior."""
+def learned_of(session: Session, position: Mapping[uuid.UUID, int], now: float) -> Learned:
+    """What is stored for the transaction's organization, over the models at their positions."""
     count = len(position)
-    posteriors = {}
+    known = {}
     outcomes = np.zeros(count)
-    prior_n = np.minimum(shrunk.overall_n, MOST_PRIOR)
     for row in session.scalars(select(SelectionBelief).order_by(SelectionBelief.use_case)):
         beliefs = placed(Beliefs.restored(row.beliefs), row.model_ids, position)
-        posteriors[row.use_case] = posterior(with_prior(beliefs, shrunk.overall, prior_n))
+        known[row.use_case] = beliefs
         if not row.use_case:
             outcomes = beliefs.success_n
     latencies, newest = np.full((3, count), np.nan), np.full(count, np.nan)
@@ -101,7 +106,7 @@ def learned_of(session: Session, position: Mapping[uuid.UUID, int], shrunk: Shru
             newest[model] = breaker.outcome_at.timestamp()
         if len(breaker.latencies) >= ENOUGH_LATENCIES:
             latencies[:, model] = np.quantile(np.array(breaker.latencies, float), (0.5, 0.95, 0.99))
-    return Learned(posteriors, outcomes, latencies, newest, tuple(breakers))
+    return Learned(known, outcomes, latencies, newest, tuple(breakers))
 
 
 def placed(beliefs: Beliefs, model_ids: Sequence[Any], position: Mapping[uuid.UUID, int]) -> Beliefs:

@@ -82,7 +82,11 @@ async def _selected(request: Request) -> Response:
         return await wiring.in_thread(_once, request, routing, caller, asked, key, body)  # type: ignore[no-any-return]
     keeper = routing.selector.keeper
     state = keeper.known(caller.organization_id) or await wiring.in_thread(keeper.load, caller.organization_id)
-    answer: Answer = routing.selector.select(state, Who(caller.organization_id, caller.user_id), asked)
+    who = Who(caller.organization_id, caller.user_id)
+    if asked.text is None:
+        answer: Answer = routing.selector.select(state, who, asked)
+    else:  # to read it may take a sentence encoder some milliseconds
+        answer = await wiring.in_thread(routing.selector.select, state, who, asked)
     if answer.stored is not None:
         await _stored(asyncio.wrap_future(answer.stored))
     if answer.nothing is not None:
