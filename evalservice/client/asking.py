@@ -112,14 +112,25 @@ class Tries:
         return pause
 
 
+def _own(value: Any) -> Any:
+    """A number of numpy's, or whatever else has `item`, as Python's own."""
+    item = getattr(value, "item", None)
+    return item() if callable(item) else value
+
+
 def outcome_of(parts: Mapping[str, Any]) -> bytes:
     """An outcome's body; what is None is left out. Raises InvalidInput: it is sent later, when nobody could hear."""
-    given = {name: value for name, value in parts.items() if value is not None}
+    given = {name: _own(value) for name, value in parts.items() if value is not None}
     if not given:
         raise InvalidInput("outcome", {}, "at least one part, e.g. success=True")
     for name in ("latency_ms", "cost", "input_tokens", "output_tokens"):
         if name in given and not 0 <= given[name] < float("inf"):
             raise InvalidInput(name, given[name], "a number of at least 0")
+    if given.get("cost", 0) >= 10**10:
+        raise InvalidInput("cost", given["cost"], "US dollars below 10,000,000,000")
+    moment = given.get("occurred_at")
+    if moment is not None and moment.tzinfo is None:
+        raise InvalidInput("occurred_at", str(moment), "a time with its zone, e.g. datetime.now(UTC)")
     if "quality" in given and not 0 <= given["quality"] <= 1:
         raise InvalidInput("quality", given["quality"], "a number from 0 to 1")
     if "error_kind" in given:

@@ -6,6 +6,7 @@ members or users. While Postgres is away a key that was good goes on being good 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -22,6 +23,7 @@ CHANNEL = "evalservice_keys"
 FRESH_SECONDS = 2.0
 TRUST_SECONDS = 600.0
 RETRY_SECONDS = 1.0
+PATIENCE_SECONDS = 0.3
 MOST_KEYS = 10_000
 
 InThread = Callable[..., Awaitable[Any]]
@@ -43,33 +45,52 @@ class RememberedKeys:
         self._engine, self._in_thread = engine, in_thread
         self._authenticate = authenticate or Authenticator()
         self._known: dict[str, _Known] = {}
-        self._asking: set[str] = set()
+        self._asking: dict[str, asyncio.Future[Caller]] = {}
         self._stop = threading.Event()
 
     async def find(self, key: str) -> Caller:
-        """The key's holder; asks Postgres when the answer is not fresh. Raises Unauthenticated, DatabaseUnavailable."""
+        """The key's holder; asks Postgres when the answer is not fresh, once for all who wait for it.
+
+        Raises Unauthenticated, DatabaseUnavailable. While Postgres is away, or takes longer than `PATIENCE_SECONDS`, a
+        key that it said was good within `TRUST_SECONDS` is.
+        """
         hashed = hash_of(key)
         known = self._known.get(hashed)
         now = time.monotonic()
-        if known is not None and (now < known.fresh_until or hashed in self._asking):
+        if known is not None and now < known.fresh_until:
             return known.caller
-        self._asking.add(hashed)
+        asking = self._asking.get(hashed)
+        if asking is None:
+            asking = self._asking[hashed] = asyncio.ensure_future(self._asked(hashed, key))
+            asking.add_done_callback(lambda done: self._ended(hashed, done))
+        if known is None or now - known.confirmed > TRUST_SECONDS:
+            return await asyncio.shield(asking)
+        try:
+            return await asyncio.wait_for(asyncio.shield(asking), PATIENCE_SECONDS)
+        except (TimeoutError, Unavailable):
+            return known.caller
+
+    async def _asked(self, hashed: str, key: str) -> Caller:
+        now = time.monotonic()
         try:
             caller: Caller = await self._in_thread(self._ask, key)
         except Unauthenticated:
             self._known.pop(hashed, None)
             raise
         except Unavailable:
-            if known is None or now - known.confirmed > TRUST_SECONDS:
-                raise
-            self._known[hashed] = known._replace(fresh_until=time.monotonic() + RETRY_SECONDS)
-            return known.caller
-        finally:
-            self._asking.discard(hashed)
+            known = self._known.get(hashed)
+            if known is not None:
+                self._known[hashed] = known._replace(fresh_until=time.monotonic() + RETRY_SECONDS)
+            raise
         if len(self._known) >= MOST_KEYS:
             self._known.clear()
         self._known[hashed] = _Known(caller, now + FRESH_SECONDS, now)
         return caller
+
+    def _ended(self, hashed: str, done: asyncio.Future[Caller]) -> None:
+        self._asking.pop(hashed, None)
+        if not done.cancelled():
+            done.exception()  # nobody may have waited for it
 
     def _ask(self, key: str) -> Caller:
         with transaction(self._engine) as session:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, insert, or_, select, text, update
+from sqlalchemy import Select, bindparam, func, insert, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -36,6 +36,10 @@ from evalservice.tables import (
 AT_ONCE = 1000
 PARTS = ("success", "quality", "latency_ms", "cost")
 KEPT_LATENCIES = 500
+MOST_USE_CASES = 200
+"""Each is read at every refresh of the evidence. Outcomes of others still teach what is known over all use cases."""
+LATE = timedelta(seconds=60)
+"""What is told so long after it happened says nothing of whether the model works now."""
 PATIENCE = timedelta(minutes=10)
 """So long an outcome waits for its decision; after that it is applied without it, or not at all."""
 METRICS = {
@@ -62,13 +66,20 @@ def waiting_organizations(session: Session) -> list[uuid.UUID]:
     return list(session.scalars(text("SELECT organization_id FROM evalservice_waiting_outcomes()")))
 
 
-def apply_outcomes(session: Session, organization_id: uuid.UUID, now: datetime | None = None) -> int:
-    """Apply up to `AT_ONCE` waiting outcomes of the transaction's organization; gives how many."""
-    now = now or datetime.now(UTC)
-    session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"outcomes {organization_id}"}
-    )
-    rows = session.execute(
+def set_aside(session: Session, organization_id: uuid.UUID, reason: str) -> None:
+    """The outcome that waits longest cannot be applied: it counts for nothing, and says why."""
+    row = session.scalars(_waiting(datetime.now(UTC)).with_only_columns(SelectionOutcome.id).limit(1)).first()
+    if row is not None:
+        session.execute(
+            update(SelectionOutcome)
+            .where(SelectionOutcome.id == row)
+            .values(applied_at=func.now(), metadata_=func.jsonb_build_object("error", reason[:500]))
+        )
+
+
+def _waiting(now: datetime) -> Select[SelectionOutcome, uuid.UUID | None, str]:
+    """The outcomes to apply, with what is known of their decisions, in their order."""
+    return (
         select(SelectionOutcome, ModelSelectionLog.selected_model_ref_id, ModelSelectionLog.use_case)
         .outerjoin(ModelSelectionLog, ModelSelectionLog.id == SelectionOutcome.selection_id)
         .where(
@@ -76,7 +87,20 @@ def apply_outcomes(session: Session, organization_id: uuid.UUID, now: datetime |
             or_(ModelSelectionLog.id.isnot(None), SelectionOutcome.created_at < now - PATIENCE),
         )
         .order_by(SelectionOutcome.updated_at, SelectionOutcome.id)
-        .limit(AT_ONCE)
+    )
+
+
+def apply_outcomes(
+    session: Session, organization_id: uuid.UUID, now: datetime | None = None, most: int = AT_ONCE
+) -> int:
+    """Apply up to `most` waiting outcomes of the transaction's organization; gives how many."""
+    now = now or datetime.now(UTC)
+    session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"outcomes {organization_id}"}
+    )
+    rows = session.execute(
+        _waiting(now)
+        .limit(most)
         .with_for_update(of=SelectionOutcome, skip_locked=True)  # one that is being added to comes next time
     ).all()
     if not rows:
@@ -113,6 +137,9 @@ def _new_parts(outcome: SelectionOutcome) -> dict[str, float]:
 
 def _learn(session: Session, organization_id: uuid.UUID, use_case: str, news: Sequence[_New], now: datetime) -> None:
     row = session.get(SelectionBelief, (organization_id, use_case))
+    count = select(func.count()).select_from(SelectionBelief)
+    if row is None and use_case and (session.scalar(count) or 0) > MOST_USE_CASES:
+        return  # names that are made up for each request teach nothing of their own
     known = [uuid.UUID(own) for own in row.model_ids] if row is not None else []
     more = [own for own in dict.fromkeys(each.model_id for each in news) if own not in known]
     position = {own: index for index, own in enumerate((*known, *more))}
@@ -155,7 +182,8 @@ def _break(session: Session, organization_id: uuid.UUID, news: Sequence[_New], n
         for each in mine:
             # A time that a caller gives opens no breaker of the future.
             moment = min(each.outcome.occurred_at or each.outcome.updated_at, now)
-            state = breakers.fold(state, moment.timestamp(), each.parts.get("success", math.nan))
+            if each.outcome.updated_at - moment <= LATE:
+                state = breakers.fold(state, moment.timestamp(), each.parts.get("success", math.nan))
         latencies = list(row.latencies) if row is not None else []
         latencies += [each.parts["latency_ms"] for each in mine if "latency_ms" in each.parts]
         values = {

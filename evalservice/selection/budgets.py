@@ -23,7 +23,8 @@ UNBOUNDED = Pace(0.0, math.inf)
 
 
 class Budgets:
-    """Pacers by policy version. A replica paces its own share of the requests, see `pacing`."""
+    """Pacers by policy version, of this process. A mean cost per request holds over all replicas when each holds it; an
+    amount per day is each replica's own, from its start."""
 
     def __init__(self) -> None:
         self._pacers: dict[str, Pacer] = {}

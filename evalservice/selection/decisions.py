@@ -77,9 +77,9 @@ class Record:
             self.who.user_id,
             request.use_case,
             as_jsonb(request.required_capabilities),
-            _text(request.constraints.model_dump_json(exclude_defaults=True)),
+            request.constraints.model_dump_json(exclude_defaults=True),
             None if model is None else snapshot.ids[model],
-            _text((self.candidates or candidates_json(decision)).decode()),
+            (self.candidates or candidates_json(decision)).decode(),
             policy.algorithm,
             decision.score,
             self.explanation,
@@ -91,7 +91,7 @@ class Record:
             decision.seed,
             snapshot.version,
             datetime.fromtimestamp(snapshot.read_at, UTC),
-            _text(request_json(decision).decode()),
+            request_json(decision).decode(),
             "" if text is None else hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(),
             text if request.store_text else None,
             as_jsonb(decision.query.neighbours),
@@ -118,11 +118,7 @@ class Record:
 
 def as_jsonb(value: Any) -> str:
     """As COPY takes it."""
-    return _text(orjson.dumps(value).decode())
-
-
-def _text(document: str) -> str:
-    return document.replace("\\u0000", "")  # which Postgres does not store
+    return orjson.dumps(value).decode()
 
 
 COLUMNS = {
@@ -264,26 +260,34 @@ class DecisionLog:
         by_organization: dict[uuid.UUID, list[Record]] = defaultdict(list)
         for record, _ in batch:
             by_organization[record.who.organization_id].append(record)
+        lost: set[uuid.UUID] = set()
         for organization_id, records in by_organization.items():
             try:
-                store(self._engine, organization_id, records)
+                lost |= self._stored(organization_id, records)
             except Unavailable as error:
                 log.warning("decisions_wait", extra={"waiting": len(self._waiting), "error": error.message})
                 return False
-            except Exception as error:
-                self._store_singly(organization_id, records, error)
-        for _, stored in batch:
-            if stored is not None and not stored.done():
+        self.lost += len(lost)
+        for record, stored in batch:
+            if stored is None or stored.done():
+                continue
+            if record.id in lost:
+                stored.set_exception(Unavailable("the decision was made, but Postgres does not take it: see the log"))
+            else:
                 stored.set_result(None)
         return True
 
-    def _store_singly(self, organization_id: uuid.UUID, records: Sequence[Record], error: Exception) -> None:
-        """One of them cannot be stored: the others are, and it is counted."""
-        log.error("decision_batch_refused", extra={"organization_id": organization_id, "error": repr(error)})
-        for record in records:
-            try:
-                store(self._engine, organization_id, [record])
-            except Exception as own:
-                self.lost += 1
+    def _stored(self, organization_id: uuid.UUID, records: Sequence[Record]) -> set[uuid.UUID]:
+        """Store them; gives those that Postgres refuses, one by one. Raises DatabaseUnavailable: they all wait."""
+        try:
+            store(self._engine, organization_id, records)
+        except Unavailable:
+            raise
+        except Exception as error:
+            if len(records) == 1:
+                log.error("decision_lost", extra={"selection_id": records[0].id, "error": repr(error)})
                 self._on_lost(1)
-                log.error("decision_lost", extra={"selection_id": record.id, "error": repr(own)})
+                return {records[0].id}
+            half = len(records) // 2  # so that one that cannot be stored costs its batch a dozen more, not a thousand
+            return self._stored(organization_id, records[:half]) | self._stored(organization_id, records[half:])
+        return set()

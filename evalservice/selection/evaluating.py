@@ -84,7 +84,8 @@ def _rows(session: Session, asked: Asked) -> Iterator[Row[Any]]:
     query = (
         select(*columns)
         .outerjoin(outcome, of_it)
-        .where(log.selected_model_id.is_not(None), log.is_shadow.is_(False))
+        # a draw that the caller has made is not one with these probabilities
+        .where(log.selected_model_id.is_not(None), log.is_shadow.is_(False), ~log.request.has_key("seed"))
         .order_by(log.created_at.desc())
         .limit(asked.most)
         .execution_options(yield_per=500)

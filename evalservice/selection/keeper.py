@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from evalservice.database import listening, tenant_transaction
 from evalservice.errors import EvalserviceError
@@ -86,25 +87,33 @@ class Keeper:
     def refresh(self, organization_id: uuid.UUID) -> State:
         """Read it anew. Raises DatabaseUnavailable, SchemaBehind; the state before stays then."""
         with tenant_transaction(self._engine, organization_id) as session:
-            read = read_snapshot(session, utc_now())
-            waiting = half_open(read)
-            held = self._probes.get(organization_id, {})
-            kept = {own: until for own, until in held.items() if own in waiting and until > time.monotonic()}
-            new = claim_probes(session, [own for own in waiting if own not in kept])
-            policies = read_policies(session)
-        self._probes[organization_id] = kept | dict.fromkeys(new, time.monotonic() + LEASE)
-        state = State(with_probes(read, self._probes[organization_id]), policies)
-        self._asked.setdefault(organization_id, time.monotonic())
-        self._states[organization_id] = state
+            return self.read(session, organization_id)
+
+    def read(self, session: Session, organization_id: uuid.UUID) -> State:
+        """As `refresh`, in a transaction of the organization's that is open."""
+        read = read_snapshot(session, utc_now())
+        waiting = half_open(read)
+        with self._lock:
+            held = {own for own, until in self._probes.get(organization_id, {}).items() if until > time.monotonic()}
+        new = claim_probes(session, [own for own in waiting if own not in held])
+        policies = read_policies(session)
+        with self._lock:  # one of them may have been used meanwhile
+            mine = self._probes.get(organization_id, {})
+            kept = {own: until for own, until in mine.items() if own in waiting and until > time.monotonic()}
+            self._probes[organization_id] = kept | dict.fromkeys(new, time.monotonic() + LEASE)
+            state = State(with_probes(read, self._probes[organization_id]), policies)
+            self._asked.setdefault(organization_id, time.monotonic())
+            self._states[organization_id] = state
         return state
 
     def probed(self, organization_id: uuid.UUID, model_id: str) -> None:
         """A request goes to a half-open model: no other one does before its outcome is known."""
-        self._probes.get(organization_id, {}).pop(model_id, None)
-        state = self._states.get(organization_id)
-        if state is not None:
-            snapshot = with_probes(state.snapshot, self._probes.get(organization_id, {}))
-            self._states[organization_id] = replace(state, snapshot=snapshot)
+        with self._lock:
+            self._probes.get(organization_id, {}).pop(model_id, None)
+            state = self._states.get(organization_id)
+            if state is not None:
+                snapshot = with_probes(state.snapshot, self._probes.get(organization_id, {}))
+                self._states[organization_id] = replace(state, snapshot=snapshot)
 
     def start(self) -> None:
         """Keep the states fresh from here on."""
@@ -151,8 +160,8 @@ class Keeper:
             if whole:
                 self._forget()
                 due = time.monotonic() + REFRESH_SECONDS
-            wanted = set(self._states) if whole else self._changed & set(self._states)
-            self._changed.clear()
+            changed, self._changed = self._changed, set()  # what is told from here on is for the next time
+            wanted = set(self._states) if whole else changed & set(self._states)
             for organization_id in wanted:
                 self._refreshed(organization_id)
 

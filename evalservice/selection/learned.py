@@ -23,8 +23,11 @@ MOST_PRIOR = 1000.0
 """Evaluations count as no more outcomes than this: they are of other requests."""
 ENOUGH_LATENCIES = 30
 """Below this percentiles are the runs'."""
-RATE_WEIGHT = 200.0
-"""So many outcomes weigh as much as the runs' error rate."""
+RATE_WEIGHT, COST_WEIGHT = 200.0, 20.0
+"""So many outcomes weigh as much as the runs' error rate, and as their cost."""
+USUAL_ERROR_RATE, USUAL_WEIGHT = 0.02, 20.0
+"""Where no run tells: so that one failure does not shut a model out."""
+MOST_READ = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +70,22 @@ class Learned:
         """The share of failed requests: that of outcomes, with the runs' as the weaker part the more there are."""
         if OVERALL not in self.beliefs:
             return measured
-        own, n = posterior(self.beliefs[OVERALL]).error_rate, self.outcomes
-        share = n / (n + RATE_WEIGHT)
-        both = share * own + (1 - share) * measured
-        return np.where(np.isnan(own), measured, np.where(np.isnan(measured), own, both))
+        known = self.beliefs[OVERALL]
+        unmeasured = np.isnan(measured)
+        base = np.where(unmeasured, USUAL_ERROR_RATE, measured)
+        weight = np.where(unmeasured, USUAL_WEIGHT, RATE_WEIGHT)
+        both = (known.error_sum + weight * base) / (known.success_n + weight)
+        return np.where(known.success_n > 0, both, measured)
 
     def cost(self, measured: Array) -> Array:
-        """US dollars per request, of outcomes where there are any."""
+        """US dollars per request, of outcomes; that of runs or declared prices weighs as much as a few of them."""
         if OVERALL not in self.beliefs:
             return measured
-        own = posterior(self.beliefs[OVERALL]).cost_usd
-        return np.where(np.isnan(own), measured, own)
+        known = self.beliefs[OVERALL]
+        weight = np.where(np.isnan(measured), 0.0, COST_WEIGHT)
+        total = known.cost_n + weight
+        both = (known.cost_sum + weight * np.nan_to_num(measured)) / np.where(total > 0, total, 1.0)
+        return np.where(known.cost_n > 0, both, measured)
 
     def latency(self, measured: Array) -> Array:
         """Percentiles [3, M], of outcomes where there are enough."""
@@ -89,7 +97,7 @@ def learned_of(session: Session, position: Mapping[uuid.UUID, int], now: float) 
     count = len(position)
     known = {}
     outcomes = np.zeros(count)
-    for row in session.scalars(select(SelectionBelief).order_by(SelectionBelief.use_case)):
+    for row in session.scalars(select(SelectionBelief).order_by(SelectionBelief.use_case).limit(MOST_READ)):
         beliefs = placed(Beliefs.restored(row.beliefs), row.model_ids, position)
         known[row.use_case] = beliefs
         if not row.use_case:

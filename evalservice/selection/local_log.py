@@ -212,7 +212,9 @@ def _check_request(own: LocalDecision, request: SelectionRequest, now: datetime)
     if request.seed not in (None, own.seed):
         raise InvalidInput("seed", own.seed, f"{request.seed}, as the request has it")
     if not now - OLDEST <= own.decided_at <= now + LATER:
-        raise InvalidInput("decided_at", own.decided_at.isoformat(), f"a time of the last {OLDEST.days} days")
+        raise InvalidInput("decided_at", str(own.decided_at), f"a time of the last {OLDEST.days} days")
+    if not now - OLDEST <= own.snapshot_at <= own.decided_at + LATER:
+        raise InvalidInput("snapshot_at", str(own.snapshot_at), "a time before the decision")
 
 
 def _check_policy(own: LocalDecision, decided_by: DecidedBy, policies: Mapping[uuid.UUID, PolicyVersion]) -> None:

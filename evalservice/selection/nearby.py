@@ -31,6 +31,10 @@ from evalservice.selection.study import Examples, study
 from evalservice.selection.tuning import fit_neighbours
 
 MOST_CASES = 100_000
+MOST_CELLS = 1_000_000
+"""Test cases times models."""
+MOST_LAYERS = 8
+"""In one process, those that were built last."""
 FEWEST_CASES = 100
 STUDIED_CASES = 3_000
 FOLDS = 5
@@ -84,7 +88,7 @@ class Nearby:
         or old is built in the background."""
         key = (organization_id, embedder)
         layer = self._layers.get(key)
-        if layer is None or time.monotonic() - self._built[key] > REBUILT_SECONDS:
+        if layer is None or time.monotonic() - self._built.get(key, -REBUILT_SECONDS) > REBUILT_SECONDS:
             self._order(key)
         if layer is None:
             return QueryEstimates(note="the evaluated test cases are being read, so by the evaluations alone")
@@ -105,6 +109,9 @@ class Nearby:
             layer = made(cases, embedder, version)
         self._layers[key] = layer
         self._built[key] = time.monotonic()
+        for oldest in sorted(self._built, key=self._built.__getitem__)[:-MOST_LAYERS]:
+            self._layers.pop(oldest, None)
+            self._built.pop(oldest, None)
         return layer
 
     def _order(self, key: tuple[uuid.UUID, str]) -> None:
@@ -220,7 +227,8 @@ def read_cases(session: Session) -> Cases:
     sizes: dict[uuid.UUID, int] = {}
     for run in runs:
         sizes[run.benchmark_id] = max(sizes.get(run.benchmark_id, 0), run.total_test_cases)
-    stride = -(-sum(sizes.values()) // MOST_CASES) or 1
+    most = min(MOST_CASES, MOST_CELLS // max(len(models), 1))
+    stride = -(-sum(sizes.values()) // max(most, 1)) or 1
     place: dict[tuple[uuid.UUID, int], int] = {}
     texts: list[str] = []
     cells: list[tuple[int, int, float, float]] = []

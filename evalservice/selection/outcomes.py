@@ -17,6 +17,7 @@ from evalservice.tables import Model, SelectionOutcome
 
 _LATER = timedelta(minutes=5)
 """So much later than ours a caller's clock may be."""
+_OLDEST = timedelta(days=365)
 
 
 class NewOutcome(BaseModel):
@@ -61,8 +62,8 @@ def record_outcome(
     another value.
     """
     now = datetime.now(UTC)
-    if given.occurred_at is not None and given.occurred_at > now + _LATER:
-        raise InvalidInput("occurred_at", given.occurred_at.isoformat(), "a time that has come")
+    if given.occurred_at is not None and not now - _OLDEST <= given.occurred_at <= now + _LATER:
+        raise InvalidInput("occurred_at", str(given.occurred_at), f"a time of the last {_OLDEST.days} days")
     values = given.model_dump(exclude_none=True, exclude={"served_model"})
     if given.served_model is not None:
         values["served_model_id"] = find(session, Model, given.served_model, "served_model").id

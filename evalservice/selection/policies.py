@@ -72,11 +72,14 @@ class Candidates:
         return len(self.names)
 
     def named(self, reference: str) -> int | None:
-        """Where the candidate of that name, name@version or id is."""
+        """Where the candidate of that id or name@version is, or the newest of that name."""
+        found = None
         for index, (name, own) in enumerate(zip(self.names, self.ids, strict=True)):
-            if reference in (own, name, name.partition("@")[0]):
+            if reference in (own, name):
                 return index
-        return None
+            if reference == name.partition("@")[0]:
+                found = index
+        return found
 
 
 @dataclass(frozen=True, slots=True)

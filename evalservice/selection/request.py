@@ -81,7 +81,7 @@ class SelectionRequest(_Input):
     policy: Word | None = Field(None, description="A stored policy's name or name@version, or an algorithm's name.")
     weights: Weights | None = None
     parameters: dict[str, Any] | None = Field(None, description="The algorithm's, where `policy` names an algorithm.")
-    text: Annotated[str, StringConstraints(max_length=100_000)] | None = Field(
+    text: Annotated[str, StringConstraints(max_length=100_000, pattern=r"^[^\x00]*$")] | None = Field(
         None, description="The request's text, for policies that read it. Not stored unless `store_text`."
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,7 +20,6 @@ from pydantic import ValidationError
 
 from evalservice.database import transaction
 from evalservice.errors import Unauthenticated, Unavailable
-from evalservice.organizations.identity import Caller
 from evalservice.organizations.remembered import RememberedKeys
 from evalservice.selection.decisions import Who
 from evalservice.selection.request import SelectionRequest
@@ -79,7 +77,7 @@ async def _selected(request: Request) -> Response:
         raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
     key = request.headers.get("idempotency-key")
     if key is not None:
-        return await wiring.in_thread(_once, request, routing, caller, asked, key, body)  # type: ignore[no-any-return]
+        return await wiring.in_thread(_once, request, routing, asked, key, body)  # type: ignore[no-any-return]
     keeper = routing.selector.keeper
     state = keeper.known(caller.organization_id) or await wiring.in_thread(keeper.load, caller.organization_id)
     who = Who(caller.organization_id, caller.user_id)
@@ -112,33 +110,24 @@ def _key(request: Request) -> str:
     return key.strip()
 
 
-def _once(
-    request: Request, routing: Routing, caller: Caller, asked: SelectionRequest, key: str, body: bytes
-) -> Response:
-    """With an `Idempotency-Key` the first answer is kept in Postgres, and the decision is durable."""
+def _once(request: Request, routing: Routing, asked: SelectionRequest, key: str, body: bytes) -> Response:
+    """With an `Idempotency-Key` the decision is stored with its answer, in one transaction."""
     once = Once(checked_key(key), request.method, request.url.path, hashlib.sha256(b"\n" + body).hexdigest())
-    durable = asked.model_copy(update={"durable": True})
-
-    def work() -> Response:
-        state = routing.selector.keeper.load(caller.organization_id)
-        answer = routing.selector.select(state, Who(caller.organization_id, caller.user_id), durable)
-        _wait(answer.stored)
-        if answer.nothing is not None:
-            raise answer.nothing
-        return Response(answer.body, media_type="application/json")
-
     wiring = wiring_of(request)
     with transaction(wiring.engine) as session:
-        own = wiring.authenticate(session, _key(request))
-        return once.answer(Context(session, own, wiring, request), work)
+        caller = wiring.authenticate(session, _key(request))
+        caller.require("write")
+        who = Who(caller.organization_id, caller.user_id)
 
+        def work() -> Response:
+            keeper = routing.selector.keeper
+            state = keeper.known(who.organization_id) or keeper.read(session, who.organization_id)
+            answer = routing.selector.select_in(session, state, who, asked)
+            if answer.nothing is not None:
+                raise answer.nothing
+            return Response(answer.body, media_type="application/json")
 
-def _wait(stored: Future[None] | None) -> None:
-    try:
-        if stored is not None:
-            stored.result(DURABLE_SECONDS)
-    except TimeoutError:
-        raise _not_stored() from None
+        return once.answer(Context(session, caller, wiring, request), work)
 
 
 def checked_key(key: str) -> str:

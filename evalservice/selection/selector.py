@@ -6,6 +6,7 @@ answer = selector.select(state, who, request)        # no await, no database: so
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 import uuid
@@ -14,13 +15,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from evalservice.errors import NothingEligible, Unavailable
 from evalservice.selection.answers import answer_json, candidates_json
 from evalservice.selection.budgets import UNBOUNDED, Budgets
 from evalservice.selection.deciding import NO_QUERY, Decision, PolicyVersion, QueryEstimates, decide
-from evalservice.selection.decisions import DecisionLog, Record, Who
+from evalservice.selection.decisions import DecisionLog, Record, Who, store_rows
 from evalservice.selection.explaining import explanation
 from evalservice.selection.keeper import STALE_SECONDS, Keeper, State
 from evalservice.selection.nearby import Nearby
@@ -57,7 +59,7 @@ class Selector:
         self.nearby = Nearby(engine)
         self._clock = clock
         self._own = uuid.uuid4().hex[:12]
-        self._count = 0
+        self._numbers = itertools.count(1)
         self._random = random.Random()  # draws need no secret, and the system's randomness takes as long as a decision
 
     def start(self) -> None:
@@ -71,29 +73,51 @@ class Selector:
 
     def select(self, state: State, who: Who, request: SelectionRequest) -> Answer:
         """Decide and log. Raises InvalidInput, Conflict, and Unavailable when a durable decision cannot be kept."""
-        seed = self._random.getrandbits(63) if request.seed is None else request.seed
-        now = self._clock()
-        chosen = served(state.policies, request, seed)
-        for shadow in chosen.shadows:
-            self._shadowed(state, who, request, shadow, seed, now)
-        decision = self._decided(state, who, request, chosen.policy, seed, now)
-        if decision.model is not None and state.snapshot.breakers[decision.model] == "half-open":
-            self.keeper.probed(who.organization_id, state.snapshot.ids[decision.model])
-        words = explanation(decision)
-        candidates = candidates_json(decision)
-        record = self._record(who, decision, words, candidates)
+        record, shadows = self._made(state, who, request)
         stored: Future[None] | None = Future() if request.durable else None
         kept = self.log.add(record, stored)
         if request.durable and not kept:
             raise Unavailable("the log of decisions is full because Postgres does not answer: try again in a moment")
-        nothing = None
-        body = b""
-        own = str(record.id)
+        for shadow in shadows:
+            self.log.add(shadow)
+        return self._answer(state, record, stored, kept)
+
+    def select_in(self, session: Session, state: State, who: Who, request: SelectionRequest) -> Answer:
+        """Decide, and store the decision in this transaction of the organization's. Raises as `select`."""
+        record, shadows = self._made(state, who, request)
+        store_rows(session, who.organization_id, [each.row() for each in (record, *shadows)])
+        return self._answer(state, record, None, True)
+
+    def _made(self, state: State, who: Who, request: SelectionRequest) -> tuple[Record, list[Record]]:
+        """What is decided, and what shadows would have decided; the budgets of these are their own."""
+        seed = self._random.getrandbits(63) if request.seed is None else request.seed
+        now = self._clock()
+        chosen = served(state.policies, request, seed)
+        decision = self._decided(state, who, request, chosen.policy, seed, now)
+        record = self._record(who, decision, candidates_json(decision))
+        shadows = []
+        for policy in chosen.shadows:
+            along = self._decided(state, who, request, policy, seed, now)
+            self._charge(along)
+            shadows.append(self._record(who, along, None, shadow=True))
+        return record, shadows
+
+    def _answer(self, state: State, record: Record, stored: Future[None] | None, kept: bool) -> Answer:
+        """From here on the decision counts: its budget is charged, its probe is used."""
+        decision, own = record.decision, str(record.id)
+        self._charge(decision)
+        if decision.model is not None and state.snapshot.breakers[decision.model] == "half-open":
+            self.keeper.probed(record.who.organization_id, state.snapshot.ids[decision.model])
         if decision.chosen is None:
-            nothing = why_nothing(decision, own, words)
-        else:
-            body = answer_json(decision, own, words, candidates, self._warnings(state, now, kept))
-        return Answer(record.id, body, decision, stored, nothing)
+            return Answer(record.id, b"", decision, stored, why_nothing(decision, own, record.explanation))
+        assert record.candidates is not None
+        warnings = self._warnings(state, decision.now, kept)
+        body = answer_json(decision, own, record.explanation, record.candidates, warnings)
+        return Answer(record.id, body, decision, stored)
+
+    def _charge(self, decision: Decision) -> None:
+        if decision.policy.budget and decision.chosen is not None:
+            self.budgets.charge(decision.policy, float(decision.candidates.cost[decision.chosen]), decision.now)
 
     def _decided(
         self, state: State, who: Who, request: SelectionRequest, policy: PolicyVersion, seed: int, now: float
@@ -102,12 +126,9 @@ class Selector:
         if policy.algorithm == "nearest":
             query = self._neighbours(state, who, request, policy)
         pace = self.budgets.pace(policy, now) if policy.budget else UNBOUNDED
-        decision = decide(
+        return decide(
             state.snapshot, request, policy, seed=seed, now=now, price=pace.price, allowance=pace.allowance, query=query
         )
-        if policy.budget and decision.chosen is not None:
-            self.budgets.charge(policy, float(decision.candidates.cost[decision.chosen]), now)
-        return decision
 
     def _neighbours(self, state: State, who: Who, request: SelectionRequest, policy: PolicyVersion) -> QueryEstimates:
         if request.text is None:
@@ -116,13 +137,6 @@ class Selector:
         if not self.keeper.refreshes:
             self.nearby.build(who.organization_id, embedder)  # nobody waits for this process but the one who asks
         return self.nearby.estimates(who.organization_id, request.text, request.use_case, embedder, state.snapshot)
-
-    def _shadowed(
-        self, state: State, who: Who, request: SelectionRequest, policy: PolicyVersion, seed: int, now: float
-    ) -> None:
-        """What a shadow would have decided, logged and not served; its budget is its own."""
-        decision = self._decided(state, who, request, policy, seed, now)
-        self.log.add(self._record(who, decision, explanation(decision), None, shadow=True))
 
     def _warnings(self, state: State, now: float, kept: bool) -> tuple[str, ...]:
         warnings = []
@@ -133,8 +147,6 @@ class Selector:
             warnings.append("this decision is not logged: the log is full because Postgres does not answer")
         return tuple(warnings)
 
-    def _record(
-        self, who: Who, decision: Decision, words: str, candidates: bytes | None, *, shadow: bool = False
-    ) -> Record:
-        self._count += 1
-        return Record(uuid7(), who, decision, words, shadow, self._own, self._count, candidates)
+    def _record(self, who: Who, decision: Decision, candidates: bytes | None, *, shadow: bool = False) -> Record:
+        words = explanation(decision)
+        return Record(uuid7(), who, decision, words, shadow, self._own, next(self._numbers), candidates)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import anyio.to_thread
 import httpx
 import pytest
+from sqlalchemy import text
 
+from cluster.outcomes import apply_waiting
 from evalservice.database import tenant_transaction
+from evalservice.errors import Unauthenticated
+from evalservice.organizations.identity import hash_of
+from evalservice.organizations.remembered import RememberedKeys
+from evalservice.selection import applying
 from evalservice.selection.applying import apply_outcomes
 from tests.api.conftest import Served, Tenant, a_benchmark, a_dataset, created, unique
 from tests.postgres import as_organization
@@ -145,6 +153,7 @@ def test_the_relaxed_limit_that_is_told_lets_the_model_in(router: Router) -> Non
         ({"policy": "thompson", "parameters": {"arms": 3}}, "parameters.arms"),
         ({"required_capabilities": "qa"}, "required_capabilities"),
         ({"seed": -1}, "seed"),
+        ({"text": "a\u0000b", "store_text": True}, "text"),
     ],
 )
 def test_what_is_not_known_is_refused_by_its_name(router: Router, body: dict[str, Any], field: str) -> None:
@@ -288,3 +297,74 @@ def test_one_probe_at_a_time_and_successes_bring_a_model_back(router: Router) ->
         router.client.post(f"/v1/selections/{probe['id']}/outcome", json={"success": True})
         router.learn()
     assert [chosen(router.select(**best)) for _ in range(3)] == ["good"] * 3
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_nobody_can_have_is_refused(router: Router, moment: str) -> None:
+    path = f"/v1/selections/{router.select()['id']}/outcome"
+    answer = router.client.post(path, json={"success": True, "occurred_at": moment})
+    assert (answer.status_code, answer.json()["field"]) == (422, "occurred_at")
+
+
+def test_an_outcome_that_cannot_be_applied_holds_up_no_other(router: Router) -> None:
+    for _ in range(2):
+        router.client.post(f"/v1/selections/{router.select()['id']}/outcome", json={"success": True})
+    with as_organization(router.served.database, router.tenant.organization) as connection:
+        connection.execute(
+            "UPDATE selection_outcomes SET occurred_at = '0044-03-15 12:00:00+00 BC' "
+            "WHERE id = (SELECT id FROM selection_outcomes ORDER BY updated_at, id LIMIT 1)"
+        )
+        connection.commit()
+    for _ in range(3):
+        apply_waiting(router.served.wiring)  # type: ignore[arg-type]  # it needs the engine alone
+    with as_organization(router.served.database, router.tenant.organization) as connection:
+        rows = connection.execute("SELECT applied_at IS NULL, metadata ? 'error' FROM selection_outcomes").fetchall()
+    assert sorted(rows) == [(False, False), (False, True)]
+
+
+def test_names_made_up_for_each_request_are_no_use_cases(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applying, "MOST_USE_CASES", 3)
+    for number in range(6):
+        own = router.select(use_case=f"session-{number}")["id"]
+        router.client.post(f"/v1/selections/{own}/outcome", json={"quality": 1.0})
+    assert router.learn() == 6
+    with as_organization(router.served.database, router.tenant.organization) as connection:
+        rows = dict(connection.execute("SELECT use_case, beliefs -> 'quality_n' FROM selection_beliefs").fetchall())
+    assert len(rows) <= 5
+    assert sum(rows[""]) == pytest.approx(6, abs=0.1)
+
+
+def test_what_is_told_late_neither_opens_nor_closes_a_breaker(router: Router) -> None:
+    before = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    for _ in range(30):
+        own = router.ask(policy="pinned", parameters={"model": "good"}).json()["id"]
+        router.client.post(f"/v1/selections/{own}/outcome", json={"success": False, "occurred_at": before})
+    router.select()
+    router.learn()
+    assert chosen(router.select(weights={"quality": 1, "cost": 0, "latency": 0})) == "good"
+
+
+def test_one_dear_or_failed_request_shuts_no_model_out(router: Router) -> None:
+    own = router.select(policy="pinned", parameters={"model": "fair"})["id"]
+    body = {"success": False, "cost": "0.01"}
+    assert router.client.post(f"/v1/selections/{own}/outcome", json=body).status_code == 200
+    router.learn()
+    constraints = {"max_error_rate": 0.1, "max_cost": 0.002, "models": ["fair"]}
+    assert chosen(router.select(constraints=constraints)) == "fair"
+
+
+def test_a_revoked_key_is_refused_to_all_who_ask_at_once(served: Served) -> None:
+    key = served.mine.keys["viewer"]
+
+    async def asked() -> list[bool]:
+        keys = RememberedKeys(served.wiring.engine, anyio.to_thread.run_sync)
+        await keys.find(key)
+        with tenant_transaction(served.wiring.engine, served.mine.organization) as session:
+            session.execute(
+                text("UPDATE api_keys SET revoked_at = now() WHERE key_hash = :hash"), {"hash": hash_of(key)}
+            )
+        keys.forget()
+        found = await asyncio.gather(*(keys.find(key) for _ in range(5)), return_exceptions=True)
+        return [isinstance(each, Unauthenticated) for each in found]
+
+    assert asyncio.run(asked()) == [True] * 5
