@@ -312,10 +312,10 @@ def test_a_limit_runs_the_first_test_cases_only(bench: Any, provider: RunningPro
 
 def test_a_run_whose_key_is_refused_ends_failed_after_a_few_requests(bench: Any, provider: RunningProvider) -> None:
     provider.control(faults=1.0, kinds=["unauthorized"], latency=0.05)
-    run = bench.run(bench.model(provider.url), bench.benchmark(sums(600)), max_concurrency=16)
+    run = bench.run(bench.model(provider.url), bench.benchmark(sums(2000)), max_concurrency=16)
     assert run.status == "failed"
     assert "authentication" in run.error_message
-    assert provider.stats()["requests"] < 300
+    assert provider.stats()["requests"] < 800
     assert bench.execute("SELECT count(*) FROM model_metrics WHERE evaluation_run_id = %s", run.id) == [{"count": 0}]
 
 

@@ -173,8 +173,8 @@ def test_long_rows_are_stored_few_at_a_time(tmp_path: Path, monkeypatch: Any) ->
 
 
 def test_a_large_log_is_read_in_little_memory(tmp_path: Path) -> None:
-    samples = [{**inspect_sample(0, 1, "C"), "id": number, "store": "x" * 10_000} for number in range(2000)]
-    path = inspect_json(tmp_path, samples, inspect_header(1.0, 2000))
+    samples = [{**inspect_sample(0, 1, "C"), "id": number, "store": "x" * 10_000} for number in range(5000)]
+    path = inspect_json(tmp_path, samples, inspect_header(1.0, 5000))
     del samples
     tracemalloc.start()
     try:
@@ -182,6 +182,6 @@ def test_a_large_log_is_read_in_little_memory(tmp_path: Path) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert count == 2000
-    assert path.stat().st_size > 20_000_000
-    assert peak < 8_000_000
+    assert count == 5000
+    assert path.stat().st_size > 50_000_000
+    assert peak < 20_000_000  # other threads of the tests may hold some of it
