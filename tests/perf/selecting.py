@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from uuid_utils.compat import uuid7
 
 from evalservice.selection.answers import answer_json, candidates_json
 from evalservice.selection.deciding import Decision, PolicyVersion, decide
@@ -86,7 +87,7 @@ def timed(call: Callable[[int], object], count: int) -> list[float]:
 def logged(snapshot: Snapshot, request: SelectionRequest, number: int) -> Record:
     """A decision with its explanation and the record that the log keeps."""
     decision = decide(snapshot, request, WEIGHTED, seed=number, now=time.time())
-    return Record(uuid.uuid4(), WHO, decision, explanation(decision), False, "here", number)
+    return Record(uuid7(), WHO, decision, explanation(decision), False, "here", number)
 
 
 def answered(snapshot: Snapshot, request: SelectionRequest, number: int) -> bytes:
