@@ -61,7 +61,7 @@ def read_snapshot(session: Session, now: datetime, half_life_days: float = HALF_
     runs = _runs(session, position, times)
     learned = learned_of(session, position, now.timestamp())
     targets, quality = _targets(shrunk, categories, benchmarks, learned)
-    cost, cost_per_1k, measured = _costs(models, runs)
+    cost, cost_per_1k = _costs(models, runs)
     return Snapshot(
         version=uuid.uuid4().hex,
         read_at=now.timestamp(),
@@ -72,7 +72,6 @@ def read_snapshot(session: Session, now: datetime, half_life_days: float = HALF_
         quality_n=quality[2],
         cost=learned.cost(cost),
         cost_per_1k=cost_per_1k,
-        cost_measured=measured,
         latency=learned.latency(runs.latency),
         error_rate=learned.error_rate(runs.error_rate),
         outcomes=learned.outcomes,
@@ -258,9 +257,9 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
 
 
-def _costs(models: Sequence[Any], runs: _Runs) -> tuple[Array, Array, np.ndarray[Any, np.dtype[np.bool_]]]:
-    """Dollars per request and per 1,000 tokens, and where they were measured; else by the declared prices for the
-    organization's usual request."""
+def _costs(models: Sequence[Any], runs: _Runs) -> tuple[Array, Array]:
+    """Dollars per request and per 1,000 tokens, as measured; else by the declared prices for the organization's usual
+    request."""
     inputs, outputs = runs.tokens
     declared = np.array(
         [
@@ -270,9 +269,8 @@ def _costs(models: Sequence[Any], runs: _Runs) -> tuple[Array, Array, np.ndarray
             for row in models
         ]
     )
-    measured = ~np.isnan(runs.cost)
     per_1k = np.where(np.isnan(runs.cost_per_token), declared / max(inputs + outputs, 1.0), runs.cost_per_token) * 1000
-    return np.where(measured, runs.cost, declared), per_1k, measured
+    return np.where(np.isnan(runs.cost), declared, runs.cost), per_1k
 
 
 def _targets(

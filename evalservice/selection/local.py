@@ -15,7 +15,7 @@ import orjson
 
 from evalservice.errors import NothingEligible
 from evalservice.selection.answers import answer_json, candidates_json, request_json
-from evalservice.selection.budgets import UNBOUNDED, Budgets
+from evalservice.selection.budgets import Budgets
 from evalservice.selection.deciding import NO_QUERY, Decision, PolicyVersion, QueryEstimates, decide
 from evalservice.selection.explaining import explanation
 from evalservice.selection.nothing import why_nothing
@@ -53,7 +53,7 @@ def decide_locally(
     """
     request = parsed(SelectionRequest, body, "selection")
     policy = served(evidence.policies, request, seed).policy
-    pace = evidence.budgets.pace(policy, now) if policy.budget else UNBOUNDED
+    pace = evidence.budgets.pace(policy, now)
     decision = decide(
         evidence.snapshot,
         request,
@@ -64,8 +64,7 @@ def decide_locally(
         allowance=pace.allowance,
         query=_query(policy),
     )
-    if policy.budget and decision.chosen is not None:
-        evidence.budgets.charge(policy, float(decision.candidates.cost[decision.chosen]), now)
+    evidence.budgets.charge(decision, own)
     words, candidates = explanation(decision), candidates_json(decision)
     logged = _logged(decision, own, words, candidates)
     if decision.chosen is None:

@@ -96,6 +96,8 @@ def report_outcome(context: Writer, selection_id: uuid.UUID, given: NewOutcome, 
         return context.reply(OutcomeRead.of(row))
 
     answer = once.answer(context, work)
+    if given.cost is not None:
+        context.request.app.state.routing.selector.budgets.settle(str(selection_id), float(given.cost))
     context.wiring.on_outcome(context.session, context.organization_id)
     return answer
 

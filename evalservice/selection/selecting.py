@@ -30,7 +30,6 @@ from evalservice.web.idempotency import Once
 from evalservice.web.middleware import identified
 from evalservice.web.problems import RESPONSES
 
-PATH = "/v1/selections"
 DURABLE_SECONDS = 10.0
 
 

@@ -20,7 +20,7 @@ from uuid_utils.compat import uuid7
 
 from evalservice.errors import NothingEligible, Unavailable
 from evalservice.selection.answers import answer_json, candidates_json
-from evalservice.selection.budgets import UNBOUNDED, Budgets
+from evalservice.selection.budgets import Budgets
 from evalservice.selection.deciding import NO_QUERY, Decision, PolicyVersion, QueryEstimates, decide
 from evalservice.selection.decisions import DecisionLog, Record, Who, store_rows
 from evalservice.selection.explaining import explanation
@@ -83,8 +83,13 @@ class Selector:
         return self._answer(state, record, stored, kept)
 
     def select_in(self, session: Session, state: State, who: Who, request: SelectionRequest) -> Answer:
-        """Decide, and store the decision in this transaction of the organization's. Raises as `select`."""
+        """Decide, and store the decision in this transaction of the organization's. Raises as `select`.
+
+        Where nothing is eligible the transaction is about to be rolled back: that decision goes to the log.
+        """
         record, shadows = self._made(state, who, request)
+        if record.decision.chosen is None:
+            return self._answer(state, record, None, self.log.add(record))
         store_rows(session, who.organization_id, [each.row() for each in (record, *shadows)])
         return self._answer(state, record, None, True)
 
@@ -98,26 +103,22 @@ class Selector:
         shadows = []
         for policy in chosen.shadows:
             along = self._decided(state, who, request, policy, seed, now)
-            self._charge(along)
             shadows.append(self._record(who, along, None, shadow=True))
+            self.budgets.charge(along, str(shadows[-1].id))
         return record, shadows
 
     def _answer(self, state: State, record: Record, stored: Future[None] | None, kept: bool) -> Answer:
         """From here on the decision counts: its budget is charged, its probe is used."""
         decision, own = record.decision, str(record.id)
-        self._charge(decision)
+        self.budgets.charge(decision, own)
         if decision.model is not None and state.snapshot.breakers[decision.model] == "half-open":
             self.keeper.probed(record.who.organization_id, state.snapshot.ids[decision.model])
         if decision.chosen is None:
             return Answer(record.id, b"", decision, stored, why_nothing(decision, own, record.explanation))
         assert record.candidates is not None
-        warnings = self._warnings(state, decision.now, kept)
+        warnings = self._warnings(state, decision, kept)
         body = answer_json(decision, own, record.explanation, record.candidates, warnings)
         return Answer(record.id, body, decision, stored)
-
-    def _charge(self, decision: Decision) -> None:
-        if decision.policy.budget and decision.chosen is not None:
-            self.budgets.charge(decision.policy, float(decision.candidates.cost[decision.chosen]), decision.now)
 
     def _decided(
         self, state: State, who: Who, request: SelectionRequest, policy: PolicyVersion, seed: int, now: float
@@ -125,7 +126,7 @@ class Selector:
         query = NO_QUERY
         if policy.algorithm == "nearest":
             query = self._neighbours(state, who, request, policy)
-        pace = self.budgets.pace(policy, now) if policy.budget else UNBOUNDED
+        pace = self.budgets.pace(policy, now)
         return decide(
             state.snapshot, request, policy, seed=seed, now=now, price=pace.price, allowance=pace.allowance, query=query
         )
@@ -138,13 +139,15 @@ class Selector:
             self.nearby.build(who.organization_id, embedder)  # nobody waits for this process but the one who asks
         return self.nearby.estimates(who.organization_id, request.text, request.use_case, embedder, state.snapshot)
 
-    def _warnings(self, state: State, now: float, kept: bool) -> tuple[str, ...]:
+    def _warnings(self, state: State, decision: Decision, kept: bool) -> tuple[str, ...]:
         warnings = []
-        age = now - state.snapshot.read_at
+        age = decision.now - state.snapshot.read_at
         if state.problem or age > STALE_SECONDS:
             warnings.append(f"the evidence is {max(age, 0.0):.0f} s old: {state.problem or 'it was not refreshed'}")
         if not kept:
             warnings.append("this decision is not logged: the log is full because Postgres does not answer")
+        if not self.budgets.holdable(decision):
+            warnings.append(f"the budget of {decision.policy.name} is below what the cheapest eligible model costs")
         return tuple(warnings)
 
     def _record(self, who: Who, decision: Decision, candidates: bytes | None, *, shadow: bool = False) -> Record:

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 OVERALL = ""
 REMEMBERED_FILTERS = 256
@@ -49,7 +48,7 @@ class Snapshot:
 
     quality, quality_sd, quality_n: [targets, M] in [0, 1], with the effective number of test cases or outcomes that
     are direct evidence of that target. cost: expected US dollars per request; cost_per_1k: per thousand tokens, both
-    measured or from declared prices (`cost_measured`). latency: [3, M] milliseconds, p50, p95, p99. error_rate: share
+    measured or from declared prices. latency: [3, M] milliseconds, p50, p95, p99. error_rate: share
     of failed requests; outcomes: the (discounted) number of outcomes behind it. newest: when the newest evidence was
     measured, seconds of the epoch. breakers: `closed`, `open` or `half-open`, per model; an open one lets nothing pass.
     """
@@ -63,7 +62,6 @@ class Snapshot:
     quality_n: Array
     cost: Array
     cost_per_1k: Array
-    cost_measured: Mask
     latency: Array
     error_rate: Array
     outcomes: Array

@@ -89,7 +89,6 @@ class SnapshotDocument(BaseModel):
     quality_n: list[list[Number]]
     cost: list[Number]
     cost_per_1k: list[Number]
-    cost_measured: list[bool]
     latency: list[list[Number]]
     error_rate: list[Number]
     outcomes: list[Number]
@@ -107,7 +106,6 @@ def to_json(snapshot: Snapshot, policies: Policies) -> bytes:
         "models": [_model(card) for card in snapshot.models],
         "targets": dict(snapshot.targets),
         **{name: _numbers(getattr(snapshot, name)) for name in ARRAYS},
-        "cost_measured": snapshot.cost_measured.tolist(),
         "breakers": snapshot.breakers,
         "policies": {
             "versions": {name: asdict(version) for name, version in policies.versions.items()},
@@ -188,7 +186,6 @@ def _snapshot(found: Mapping[str, Any]) -> Snapshot:
         read_at=found["read_at"],
         models=models,
         targets=targets,
-        cost_measured=np.array(found["cost_measured"], bool).reshape(count),
         breakers=tuple(found["breakers"]),
         **arrays,
     )

@@ -39,9 +39,6 @@ from evalservice.web.middleware import identified
 if TYPE_CHECKING:
     from evalservice.selection.selector import Selector
 
-if TYPE_CHECKING:
-    pass
-
 Authenticate = Callable[[Session, str], Caller]
 """Finds a key's holder and makes the transaction theirs. Raises Unauthenticated."""
 CheckRun = Callable[[Model, BenchmarkSuite, ModelConfig], None]

@@ -368,3 +368,21 @@ def test_a_revoked_key_is_refused_to_all_who_ask_at_once(served: Served) -> None
         return [isinstance(each, Unauthenticated) for each in found]
 
     assert asyncio.run(asked()) == [True] * 5
+
+
+def test_a_decision_for_nothing_is_logged_also_under_an_idempotency_key(router: Router) -> None:
+    headers = {"Idempotency-Key": uuid.uuid4().hex}
+    answer = router.client.post("/v1/selections", json={"constraints": {"max_cost": 1e-9}}, headers=headers)
+    assert answer.status_code == 409
+    router.select()  # what was decided before is stored
+    logged = router.client.get(f"/v1/selections/{answer.json()['selection_id']}")
+    assert logged.json()["selected_model_id"] is None
+
+
+def test_a_budget_that_cannot_be_held_is_told_and_the_cheapest_serves(router: Router) -> None:
+    body = {"name": "thrifty", "algorithm": "weighted", "budget": {"mean_cost_usd": 1e-6}}
+    policy = created(router.client, "/v1/selection-policies", body)
+    assert router.client.post(f"/v1/selection-policies/{policy['id']}/activate", json={}).status_code == 200
+    answer = router.select(policy="thrifty", constraints={"models": ["good", "fair"]})
+    assert chosen(answer) == "fair"
+    assert "below what the cheapest eligible model costs" in answer["warnings"][0]

@@ -50,7 +50,7 @@ def a_snapshot(models: int, benchmarks: int = 0) -> Snapshot:
         targets={"": 0, **{f"benchmark:b{i}": 1 + i for i in range(benchmarks)}},
         quality=rng.uniform(0.4, 0.95, shape), quality_sd=np.full(shape, 0.02), quality_n=np.full(shape, 500.0),
         cost=rng.lognormal(-8, 1, models), cost_per_1k=rng.lognormal(-7, 1, models),
-        cost_measured=np.ones(models, bool), latency=rng.lognormal(6, 0.5, (3, models)),
+        latency=rng.lognormal(6, 0.5, (3, models)),
         error_rate=rng.uniform(0, 0.05, models), outcomes=np.full(models, 100.0),
         newest=np.full(models, time.time()), breakers=("closed",) * models,
     )  # fmt: skip

@@ -51,7 +51,6 @@ def a_snapshot(rng: np.random.Generator, models: int) -> Snapshot:
         quality_n=np.where(np.isnan(quality) | (rng.random(shape) < 0.2), 0.0, rng.uniform(1, 1000, shape)),
         cost=gappy(rng.lognormal(-7, 1.5, models)),
         cost_per_1k=gappy(rng.lognormal(-6, 1, models)),
-        cost_measured=rng.random(models) < 0.5,
         latency=gappy(np.sort(rng.lognormal(6, 1, (3, models)), axis=0)),
         error_rate=gappy(rng.beta(1, 20, models)),
         outcomes=rng.integers(0, 200, models).astype(float),
@@ -91,4 +90,29 @@ def a_request(rng: np.random.Generator, models: int) -> SelectionRequest:
             "constraints": {name: value for name, value in constraints.items() if value is not None},
             "use_case": str(rng.choice(["", "qa", "chat", "a", "unknown"])),
         }
+    )
+
+
+def two_models(cost: tuple[float, float]) -> Snapshot:
+    """A fair model and a better one; everything is known of both."""
+    cards = tuple(
+        ModelCard(str(uuid.UUID(int=number + 1)), name, "1.0.0", "openai", "active", frozenset(), frozenset(), b"{}")
+        for number, name in enumerate(("fair", "better"))
+    )
+    known = np.ones(2)
+    return Snapshot(
+        version="two",
+        read_at=NOW,
+        models=cards,
+        targets={"": 0},
+        quality=np.array([[0.7, 0.9]]),
+        quality_sd=np.array([[0.01, 0.01]]),
+        quality_n=np.array([[500.0, 500.0]]),
+        cost=np.array(cost),
+        cost_per_1k=np.array(cost),
+        latency=np.array([known, 2 * known, 3 * known]) * 100,
+        error_rate=0.01 * known,
+        outcomes=100 * known,
+        newest=NOW * known,
+        breakers=("closed", "closed"),
     )

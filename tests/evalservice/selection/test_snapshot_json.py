@@ -64,7 +64,6 @@ def snapshots(draw: st.DrawFn, numbers: st.SearchStrategy[float] | None = None) 
         quality_n=of(POSITIVE, rows, count),
         cost=of(POSITIVE, count),
         cost_per_1k=of(POSITIVE, count),
-        cost_measured=draw(arrays(bool, (count,))),
         latency=of(POSITIVE, 3, count),
         error_rate=of(SHARES, count),
         outcomes=of(st.floats(0, 1000), count),
