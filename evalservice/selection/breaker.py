@@ -2,7 +2,6 @@
 
     breaker = fold(Breaker(), now, 1.0)           after each outcome: closed → open on a burst of errors
     state_at(breaker, now)                        closed, open or half-open
-    breaker, allowed = probe(breaker, now)        half-open: may this request try the model?
 
 It opens when among the latest outcomes (at most 40, of the last 5 minutes) the last m, for any m, have at least 5
 failures, so many that a model at its normal rate would show them with a probability below 1e-6 / 40 (binomial; 40 runs
@@ -10,8 +9,8 @@ are looked at): 5 in a row for a sound model, 26 in a row for one that fails hal
 discounted one of the outcomes before, never taken for less than 2 % or more than 50 %: a model that always fails a
 third of its requests is no outage.
 
-Open lasts 5 seconds, twice as long each time that it opens again, at most 5 minutes. Then it is half-open: one probe at
-a time, forgotten after 30 seconds without an outcome. Three successes close it, a failure opens it again. A clock that
+Open lasts 5 seconds, twice as long each time that it opens again, at most 5 minutes. Then it is half-open: one request
+at a time tries the model (`probing`). Three successes close it, a failure opens it again. A clock that
 was set back during an outage makes it half-open, never open for longer; forwards, a probe comes early.
 """
 
@@ -31,7 +30,6 @@ RATE_PRIOR_N = 50.0  # outcomes at the lowest rate, before there are any
 RATE_HALF_LIFE = 1_000.0
 COOL_DOWN, LONGEST_COOL_DOWN = 5.0, 300.0  # seconds
 QUIET = 600.0  # seconds closed, after which an outage has nothing to do with the one before
-LEASE = 30.0  # seconds that a probe may take
 SUCCESSES_TO_CLOSE = 3
 CLOCK_DISORDER = 60.0  # seconds by which times may come out of order
 
@@ -44,8 +42,7 @@ class Breaker:
 
     recent: (time, failed) of the latest outcomes, while closed. normal_n, normal_failures: discounted, of the outcomes
     before those. opened: when it opened, None while it is closed. opens: how often since it was quiet.
-    successes: since it is half-open. probed: when the probe that is on its way was allowed, None where there is none.
-    closed: when it last closed, None before it ever opened.
+    successes: since it is half-open. closed: when it last closed, None before it ever opened.
     """
 
     recent: tuple[tuple[float, int], ...] = ()
@@ -54,7 +51,6 @@ class Breaker:
     opened: float | None = None
     opens: int = 0
     successes: int = 0
-    probed: float | None = None
     closed: float | None = None
 
     def stored(self) -> list[Any]:
@@ -69,7 +65,7 @@ class Breaker:
 
 
 def state_at(breaker: Breaker, now: float) -> State:
-    """closed: serves. open: serves nothing. half-open: serves what `probe` allows."""
+    """closed: serves. open: serves nothing. half-open: serves one request at a time, see `probing`."""
     if breaker.opened is None:
         return "closed"
     return "open" if _lasts(breaker.opened, cool_down(breaker.opens), now) else "half-open"
@@ -78,17 +74,6 @@ def state_at(breaker: Breaker, now: float) -> State:
 def cool_down(opens: int) -> float:
     """Seconds that it is open for when it opens for the n-th time in a row."""
     return float(min(COOL_DOWN * 2.0 ** min(opens - 1, 16), LONGEST_COOL_DOWN))
-
-
-def probe(breaker: Breaker, now: float) -> tuple[Breaker, bool]:
-    """Whether a request may go to the model now, and the breaker that knows of it. closed: always; open: never;
-    half-open: one at a time."""
-    state = state_at(breaker, now)
-    if state != "half-open":
-        return breaker, state == "closed"
-    if not math.isfinite(now) or (breaker.probed is not None and _lasts(breaker.probed, LEASE, now)):
-        return breaker, False
-    return replace(breaker, probed=now), True
 
 
 def fold(breaker: Breaker, time: float, success: float) -> Breaker:
@@ -114,10 +99,10 @@ def _lasts(since: float, seconds: float, now: float) -> bool:
 
 def _tried(breaker: Breaker, time: float, failed: int) -> Breaker:
     if failed:
-        return replace(breaker, opened=time, opens=breaker.opens + 1, successes=0, probed=None)
+        return replace(breaker, opened=time, opens=breaker.opens + 1, successes=0)
     if breaker.successes + 1 < SUCCESSES_TO_CLOSE:
-        return replace(breaker, successes=breaker.successes + 1, probed=None)
-    return replace(breaker, opened=None, successes=0, probed=None, closed=time)
+        return replace(breaker, successes=breaker.successes + 1)
+    return replace(breaker, opened=None, successes=0, closed=time)
 
 
 def _watched(breaker: Breaker, time: float, failed: int) -> Breaker:
@@ -130,7 +115,7 @@ def _watched(breaker: Breaker, time: float, failed: int) -> Breaker:
     again = breaker.closed is not None and abs(time - breaker.closed) < QUIET
     # the burst counts too, or a model that always fails a third of its requests would never be known for it
     tripped = replace(_normal(watched, watched.recent), recent=())
-    return replace(tripped, opened=time, opens=breaker.opens + 1 if again else 1, successes=0, probed=None)
+    return replace(tripped, opened=time, opens=breaker.opens + 1 if again else 1, successes=0)
 
 
 def _normal(breaker: Breaker, outcomes: tuple[tuple[float, int], ...]) -> Breaker:

@@ -2,7 +2,6 @@
 
     embedder = fit_embedder("hashed", ["What is 2 + 2?", "Name a prime."])
     embedder.embed(["What is 3 + 3?"]).shape  -> (1, 128)
-    load_embedder("hashed", embedder.dump())  -> one that gives the same bits
 
 Another package adds an embedder in its `pyproject.toml`:
 
@@ -42,15 +41,6 @@ class Embedder(Protocol):
         """One that knows the texts of the evaluated test cases, if it has anything to learn from them."""
         ...
 
-    @classmethod
-    def load(cls, state: bytes) -> Self:
-        """The one whose `dump` gave these bytes. Raises InvalidInput for other bytes."""
-        ...
-
-    def dump(self) -> bytes:
-        """What `load` needs to give the same vectors on every replica."""
-        ...
-
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Float32 of shape (n, d), every row of length 1; d does not depend on the texts."""
         ...
@@ -64,11 +54,6 @@ def embedder_names() -> list[str]:
 def fit_embedder(name: str, texts: Sequence[str]) -> Embedder:
     """An embedder for requests like these texts. Raises InvalidInput for a name that is unknown or does not load."""
     return embedder_class(name).fit(texts)
-
-
-def load_embedder(name: str, state: bytes) -> Embedder:
-    """The embedder that was dumped. Raises InvalidInput for a name or a state that does not load."""
-    return embedder_class(name).load(state)
 
 
 def embedder_class(name: str, field: str = "embedder") -> type[Embedder]:
@@ -92,7 +77,7 @@ def _plugin(point: EntryPoint, field: str) -> type[Embedder]:
     except Exception as error:
         accepted = f"the plug-in {_origin(point)} does not load: {type(error).__name__}: {error}"
         raise InvalidInput(field, point.name, accepted) from error
-    missing = [each for each in ("fit", "load", "dump", "embed") if not callable(getattr(kind, each, None))]
+    missing = [each for each in ("fit", "embed") if not callable(getattr(kind, each, None))]
     if missing:
         raise InvalidInput(field, point.name, f"the plug-in {_origin(point)} has no {', '.join(missing)}")
     if (own := getattr(kind, "name", None)) != point.name:

@@ -10,7 +10,6 @@ any of them, so that its similarity to all of them is 0.
 
 from __future__ import annotations
 
-import io
 import itertools
 import re
 import zlib
@@ -22,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from evalservice.errors import InvalidInput
 from evalservice.selection.embedders import Vectors
 
 DIMENSION: Final = 128
@@ -64,24 +62,6 @@ class Hashed:
             directions = _leading_directions(_matrix(found, idf), DIMENSION - 1)
             projection[:, : directions.shape[1]] = directions.astype(np.float16)
         return cls(idf, projection)
-
-    @classmethod
-    def load(cls, state: bytes) -> Self:
-        """See `Embedder`. No pickle: the bytes may come from a database."""
-        try:
-            with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
-                idf, projection = arrays["idf"], arrays["projection"].astype(np.float32)
-        except Exception as error:
-            raise InvalidInput("embedder", "hashed", f"what dump() gave ({error})") from None
-        if idf.shape != (COLUMNS,) or projection.shape != (COLUMNS, DIMENSION - 1):
-            raise InvalidInput("embedder", "hashed", f"{COLUMNS} columns of {DIMENSION - 1} dimensions")
-        return cls(idf, projection)
-
-    def dump(self) -> bytes:
-        """About 8 MB."""
-        file = io.BytesIO()
-        np.savez_compressed(file, idf=self.idf, projection=self.projection.astype(np.float16))
-        return file.getvalue()
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """See `Embedder`; the bits for a text do not depend on the others beside it."""

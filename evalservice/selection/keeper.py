@@ -19,10 +19,9 @@ from sqlalchemy.orm import Session
 
 from evalservice.database import listening, tenant_transaction
 from evalservice.errors import EvalserviceError
-from evalservice.selection.breaker import LEASE
 from evalservice.selection.evidence import read_snapshot, utc_now
 from evalservice.selection.policies_in_use import Policies
-from evalservice.selection.probing import claim_probes, half_open, with_probes
+from evalservice.selection.probing import LEASE, claim_probes, half_open, with_probes
 from evalservice.selection.snapshot import Snapshot
 from evalservice.selection.stored_policies import read_policies
 
@@ -182,3 +181,4 @@ class Keeper:
             self._states.pop(organization_id, None)
             self._probes.pop(organization_id, None)
             self._asked.pop(organization_id, None)
+            self._reading.pop(organization_id, None)

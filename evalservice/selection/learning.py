@@ -174,17 +174,10 @@ def grown(beliefs: Beliefs, models: int) -> Beliefs:
 
 def with_prior(beliefs: Beliefs, mean: Floats, n: Floats) -> Beliefs:
     """With another prior from stored evaluations; mean and n are [M]. What outcomes have taken from the prior's weight
-    stays taken: `renewed` is for models that were evaluated anew. A mean or n that is not finite is no prior."""
+    stays taken. A mean or n that is not finite is no prior."""
     usable = np.isfinite(mean) & np.isfinite(n) & (n > 0)
     kept = np.where(usable, np.clip(mean, 0.0, 1.0), 0.0), np.where(usable, n, 0.0)
     return replace(beliefs, prior_mean=kept[0], prior_n=kept[1])
-
-
-def renewed(beliefs: Beliefs, models: Sequence[int]) -> Beliefs:
-    """With the prior of these models at its full weight: their evaluations are newer than their outcomes."""
-    weight = beliefs.prior_weight.copy()
-    weight[list(models)] = 1.0
-    return replace(beliefs, prior_weight=weight)
 
 
 def posterior(beliefs: Beliefs) -> Posterior:

@@ -14,9 +14,11 @@ from datetime import timedelta
 from sqlalchemy import func, or_, update
 from sqlalchemy.orm import Session
 
-from evalservice.selection.breaker import LEASE
 from evalservice.selection.snapshot import Snapshot
 from evalservice.tables import SelectionBreaker
+
+LEASE = 30.0
+"""Seconds that a probe may take."""
 
 
 def half_open(snapshot: Snapshot) -> list[str]:

@@ -1,4 +1,4 @@
-"""The breaker opens on bursts only, lets one probe through at a time, and closes by itself."""
+"""The breaker opens on bursts only, and closes by itself."""
 
 import json
 
@@ -7,19 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalservice.selection.breaker import (
-    LEASE,
     LONGEST_COOL_DOWN,
     Breaker,
     cool_down,
     fold,
-    probe,
     state_at,
 )
 
 TIMES = st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1e4)
-STEPS = st.lists(
-    st.tuples(st.sampled_from(["fold", "probe"]), TIMES, st.sampled_from([0.0, 1.0, float("nan"), 2.0])), max_size=80
-)
+STEPS = st.lists(st.tuples(TIMES, st.sampled_from([0.0, 1.0, float("nan"), 2.0])), max_size=80)
 
 
 def folded(outcomes: list[float], start: float = 0.0, every: float = 1.0, breaker: Breaker | None = None) -> Breaker:
@@ -68,23 +64,13 @@ def test_half_of_the_requests_failing_opens_a_sound_model_within_thirty() -> Non
     assert folded([0.0, 1.0] * 15, 50, 0.1, breaker).opened is not None
 
 
-def test_after_the_cool_down_there_is_one_probe_at_a_time_and_three_successes_close() -> None:
+def test_after_the_cool_down_three_successes_close_it() -> None:
     breaker = opened()
-    assert not probe(breaker, 38.9)[1]
+    assert state_at(breaker, 38.9) == "open"
     for k in range(3):
         assert state_at(breaker, 40 + k) == "half-open"
-        breaker, first = probe(breaker, 40 + k)
-        breaker, second = probe(breaker, 40.1 + k)
-        assert (first, second) == (True, False)
         breaker = fold(breaker, 40.5 + k, 1.0)
     assert state_at(breaker, 43) == "closed"
-
-
-def test_a_probe_that_is_never_heard_of_gives_way_after_its_lease() -> None:
-    breaker, allowed = probe(opened(), 40.0)
-    assert allowed
-    assert not probe(breaker, 40.0 + LEASE - 0.1)[1]
-    assert probe(breaker, 40.0 + LEASE)[1]
 
 
 def test_each_failed_probe_doubles_the_cool_down_up_to_its_limit() -> None:
@@ -93,8 +79,7 @@ def test_each_failed_probe_doubles_the_cool_down_up_to_its_limit() -> None:
         lasted.append(cool_down(breaker.opens))
         now += lasted[-1]
         assert state_at(breaker, now - 0.01) == "open"
-        breaker, allowed = probe(breaker, now)
-        assert allowed
+        assert state_at(breaker, now) == "half-open"
         breaker = fold(breaker, now, 0.0)
     assert lasted[:4] == [5, 10, 20, 40]
     assert lasted[-1] == LONGEST_COOL_DOWN
@@ -107,20 +92,18 @@ def test_outcomes_of_before_that_come_while_it_is_open_count_for_nothing() -> No
 def test_a_clock_that_jumps_never_holds_it_open() -> None:
     breaker = opened()
     for now in (-1e9, 0.0 - 3600, 1e12):
-        probed, allowed = probe(breaker, now)
-        assert allowed
-        assert state_at(folded([1.0] * 3, now, 0.1, probed), now) == "closed"
+        assert state_at(breaker, now) == "half-open"
+        assert state_at(folded([1.0] * 3, now, 0.1, breaker), now) == "closed"
 
 
 @given(STEPS)
-def test_whatever_comes_it_recovers_and_survives_storage(steps: list[tuple[str, float, float]]) -> None:
+def test_whatever_comes_it_recovers_and_survives_storage(steps: list[tuple[float, float]]) -> None:
     breaker = Breaker()
-    for what, time, success in steps:
-        breaker = fold(breaker, time, success) if what == "fold" else probe(breaker, time)[0]
+    for time, success in steps:
+        breaker = fold(breaker, time, success)
         assert Breaker.restored(json.loads(json.dumps(breaker.stored()))) == breaker
     now = 1e5 if breaker.opened is None else breaker.opened + LONGEST_COOL_DOWN
     for _ in range(4):
-        now += LEASE
-        breaker = probe(breaker, now)[0]
+        now += 1.0
         breaker = fold(breaker, now, 1.0)
     assert state_at(breaker, now) == "closed"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalservice.errors import InvalidInput
-from evalservice.selection.embedders import embedder_names, fit_embedder, load_embedder
+from evalservice.selection.embedders import embedder_names, fit_embedder
 
 TEXTS = [f"What is {a} {sign} {a + 3}?" for a in range(40) for sign in ("plus", "minus")] + [
     f"Who wrote the {kind} about {place}?" for kind in ("novel", "poem", "play") for place in ("Rome", "Kyiv", "Lima")
@@ -30,9 +30,9 @@ def test_hashed_rows_are_unit_vectors_of_the_same_width_for_any_text(texts: list
     np.testing.assert_allclose((vectors**2).sum(axis=1), 1, atol=1e-5)
 
 
-def test_a_text_has_the_same_bits_alone_in_a_batch_and_after_dump_and_pickle() -> None:
+def test_a_text_has_the_same_bits_alone_in_a_batch_and_after_pickle() -> None:
     alone = np.concatenate([HASHED.embed([text]) for text in TEXTS])
-    for other in (HASHED, load_embedder("hashed", HASHED.dump()), pickle.loads(pickle.dumps(HASHED))):
+    for other in (HASHED, pickle.loads(pickle.dumps(HASHED))):
         assert (other.embed(TEXTS) == alone).all()
 
 
@@ -60,18 +60,11 @@ def test_hashed_can_be_fitted_on_next_to_nothing(texts: list[str]) -> None:
     np.testing.assert_allclose(np.linalg.norm(fit_embedder("hashed", texts).embed(["a", ""]), axis=1), 1, rtol=1e-5)
 
 
-def test_bytes_that_no_embedder_dumped_are_refused() -> None:
-    for state in (b"", b"PK\x03\x04", pickle.dumps({"idf": 1})):
-        with pytest.raises(InvalidInput, match="dump"):
-            load_embedder("hashed", state)
-
-
 def test_another_package_adds_an_embedder_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lengthy.py").write_text(
         "class Lengthy:\n"
         "    name = 'lengthy'\n"
-        "    fit = load = classmethod(lambda cls, given: cls())\n"
-        "    def dump(self): return b''\n"
+        "    fit = classmethod(lambda cls, given: cls())\n"
         "    def embed(self, texts): return [len(text) for text in texts]\n"
     )
     information = tmp_path / "lengthy-1.dist-info"

@@ -17,7 +17,6 @@ from evalservice.selection.learning import (
     fold,
     grown,
     posterior,
-    renewed,
     unknown,
     with_prior,
 )
@@ -140,11 +139,9 @@ def test_a_change_by_thirty_points_is_found_and_the_past_forgotten(before: float
     assert np.mean([mean for _, mean in found]) == pytest.approx(after, abs=0.05)
 
 
-def test_a_prior_that_traffic_contradicts_is_given_up_until_it_is_renewed() -> None:
+def test_a_prior_that_traffic_contradicts_is_given_up() -> None:
     beliefs = told(coins(0.9, 300), with_prior(unknown(1), np.array([0.5]), np.array([1_000.0])))
     assert posterior(beliefs).quality_mean[0] > 0.85
-    again = renewed(with_prior(beliefs, np.array([0.6]), np.array([1e6])), [0])
-    assert posterior(again).quality_mean[0] == pytest.approx(0.6, abs=0.01)
 
 
 def test_outcomes_of_different_lengths_are_refused() -> None:
