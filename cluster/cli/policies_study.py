@@ -42,6 +42,10 @@ def nearest(
     ] = None,
     folds: Annotated[int, typer.Option("--folds", metavar="N", min=2, max=100, help="Of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of folds and resamples.")] = 0,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", metavar="USD", help="Which `cost_weight` holds this mean cost of a request?"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Would routing by the request's text pay?
@@ -50,6 +54,7 @@ def nearest(
     compared with what random mixing of the models gives at the same mean cost. Without costs the model of lowest mean
     quality costs 0 a call and that of the highest 1.
     """
+    from evalservice.selection.curves import calibrate
     from evalservice.selection.embedders import embedder_class, fit_embedder
     from evalservice.selection.study import study, study_on
     from evalservice.selection.study_file import read_examples
@@ -61,10 +66,14 @@ def nearest(
         found = study(tried, fit, folds, seed)
     else:
         found = study_on(tried, read_examples(train, category_field), fit, seed)
+    price = None if budget is None else calibrate(found.quality, found.cost, budget)
     if json:
-        print_json(document(found))
-    else:
-        _show(found, tried)
+        # without a budget exactly the document that is promised
+        print_json(document(found) | ({} if price is None else {"cost_weight": price.high, "budget": budget}))
+        return
+    _show(found, tried)
+    if price is not None:
+        say(f"A cost_weight of {price.high:.6g} holds a mean cost of {budget:g} on requests like these.")
 
 
 def document(found: Study) -> dict[str, Any]:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -96,6 +97,12 @@ def answer_json(
             "candidates": orjson.Fragment(candidates),
         }
     )
+
+
+def text_hash(decision: Decision) -> str:
+    """SHA-256 of the request's text; "" where there is none."""
+    given = decision.request.text
+    return "" if given is None else hashlib.sha256(given.encode(errors="surrogatepass")).hexdigest()
 
 
 def request_json(decision: Decision) -> bytes:

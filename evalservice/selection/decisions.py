@@ -11,7 +11,6 @@ silently dropped. A batch that is repeated after a lost connection stores nothin
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -30,7 +29,7 @@ from sqlalchemy.orm import Session
 
 from evalservice.database import driver_connection, tenant_transaction
 from evalservice.errors import Unavailable
-from evalservice.selection.answers import candidates_json, request_json
+from evalservice.selection.answers import candidates_json, request_json, text_hash
 from evalservice.selection.deciding import Decision
 
 BATCH_SECONDS = 0.25
@@ -92,7 +91,7 @@ class Record:
             snapshot.version,
             datetime.fromtimestamp(snapshot.read_at, UTC),
             request_json(decision).decode(),
-            "" if text is None else hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(),
+            text_hash(decision),
             text if request.store_text else None,
             as_jsonb(decision.query.neighbours),
             as_jsonb(self._metadata()),

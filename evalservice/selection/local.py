@@ -7,14 +7,13 @@ No database. Shadows do not decide along, and what needs the service says so in 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import orjson
 
 from evalservice.errors import NothingEligible
-from evalservice.selection.answers import answer_json, candidates_json, request_json
+from evalservice.selection.answers import answer_json, candidates_json, request_json, text_hash
 from evalservice.selection.budgets import Budgets
 from evalservice.selection.deciding import NO_QUERY, Decision, PolicyVersion, QueryEstimates, decide
 from evalservice.selection.explaining import explanation
@@ -105,7 +104,7 @@ def _logged(decision: Decision, own: str, words: str, candidates: bytes) -> byte
             "snapshot_at": _time(snapshot.read_at),
             "candidate_models": orjson.Fragment(candidates),
             "request": orjson.Fragment(request_json(decision)),
-            "request_hash": "" if text is None else hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(),
+            "request_hash": text_hash(decision),
             "request_text": text if request.store_text else None,
             "price": decision.price,
             "allowance": decision.allowance,

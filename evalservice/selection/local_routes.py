@@ -21,7 +21,7 @@ from evalservice.selection.keeper import Keeper
 from evalservice.selection.local_log import LocalDecisions, LocalDecisionsRead, checked
 from evalservice.selection.probing import with_probes
 from evalservice.selection.snapshot_json import SnapshotDocument, to_json
-from evalservice.web.context import TenantRoute, Writer, bearer, etag, wiring_of
+from evalservice.web.context import NO_KEY, TenantRoute, Writer, bearer, etag, wiring_of
 from evalservice.web.middleware import identified
 
 MOST_BYTES = 32 << 20
@@ -48,7 +48,7 @@ async def read_snapshot(
 ) -> Response:
     """The current evidence and policies, of which `/v1/selections` decides. 304 with the ETag that one has."""
     if credentials is None:
-        raise Unauthenticated("send your API key as `Authorization: Bearer evs_…`")
+        raise Unauthenticated(NO_KEY)
     wiring, routing = wiring_of(request), request.app.state.routing
     caller = await routing.keys.find(credentials.credentials)
     identified(caller.organization_id)

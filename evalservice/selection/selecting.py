@@ -7,12 +7,11 @@ its document is made from the signature as anywhere else.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials
@@ -25,8 +24,8 @@ from evalservice.selection.decisions import Who
 from evalservice.selection.request import SelectionRequest
 from evalservice.selection.schemas import Selection
 from evalservice.selection.selector import Answer, Selector
-from evalservice.web.context import Context, Wiring, bearer, wiring_of
-from evalservice.web.idempotency import Once
+from evalservice.web.context import NO_KEY, Context, Wiring, bearer, wiring_of
+from evalservice.web.idempotency import IdempotencyHeader, once_of
 from evalservice.web.middleware import identified
 from evalservice.web.problems import RESPONSES
 
@@ -105,13 +104,13 @@ def _not_stored() -> Unavailable:
 def _key(request: Request) -> str:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key:
-        raise Unauthenticated("send your API key as `Authorization: Bearer evs_…`")
+        raise Unauthenticated(NO_KEY)
     return key.strip()
 
 
 def _once(request: Request, routing: Routing, asked: SelectionRequest, key: str, body: bytes) -> Response:
     """With an `Idempotency-Key` the decision is stored with its answer, in one transaction."""
-    once = Once(checked_key(key), request.method, request.url.path, hashlib.sha256(b"\n" + body).hexdigest())
+    once = once_of(request, key, body)
     wiring = wiring_of(request)
     with transaction(wiring.engine) as session:
         caller = wiring.authenticate(session, _key(request))
@@ -129,14 +128,6 @@ def _once(request: Request, routing: Routing, asked: SelectionRequest, key: str,
         return once.answer(Context(session, caller, wiring, request), work)
 
 
-def checked_key(key: str) -> str:
-    """The header's value, as other routes take it. Raises RequestValidationError."""
-    if not 1 <= len(key) <= 255 or not all("!" <= each <= "~" for each in key):
-        problem = {"type": "value_error", "loc": ("header", "idempotency-key"), "msg": "1 to 255 visible characters"}
-        raise RequestValidationError([problem])
-    return key
-
-
 router = APIRouter(prefix="/selections", tags=["selections"], route_class=_Direct)
 
 
@@ -148,10 +139,7 @@ router = APIRouter(prefix="/selections", tags=["selections"], route_class=_Direc
 async def select(
     asked: SelectionRequest,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-    idempotency_key: Annotated[
-        str | None,
-        Header(min_length=1, max_length=255, pattern=r"^[!-~]+$", description="Makes a repetition harmless for a day."),
-    ] = None,
+    idempotency_key: IdempotencyHeader = None,
 ) -> Selection:
     """Which model for this request, why, and what to fall back to. Every decision is logged."""
     raise NotImplementedError  # answered by the route's handler

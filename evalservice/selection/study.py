@@ -55,6 +55,7 @@ class Study:
     the strong model with which 50 and 80 % of the gap are recovered. None where there is no gap, or it is not reached.
 
     gain: quality above random mixing at equal cost, on average, and its interval; use: whether all of that is above 0.
+    quality, cost: [n, models], what was estimated of each request, for `calibrate`.
     """
 
     n: int
@@ -71,6 +72,8 @@ class Study:
     gain: float
     gain_ci_low: float
     gain_ci_high: float
+    quality: Floats
+    cost: Floats
 
     @property
     def use(self) -> bool:
@@ -181,6 +184,8 @@ def _told(examples: Examples, quality: Floats, cost: Floats, weak: int, strong: 
         gain,
         gain_low,
         gain_high,
+        quality[:, kept],
+        cost[:, kept],
     )
 
 

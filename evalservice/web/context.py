@@ -144,6 +144,7 @@ def _tags(request: Request, header: str) -> list[str]:
     return [tag.strip().removeprefix("W/") for tag in request.headers.get(header, "").split(",") if tag.strip()]
 
 
+NO_KEY = "send your API key as `Authorization: Bearer evs_…`"
 bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer evs_…`")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 
@@ -156,7 +157,7 @@ def wiring_of(request: Request) -> Wiring:
 
 def _identify(wiring: Wiring, session: Session, credentials: HTTPAuthorizationCredentials | None) -> Caller:
     if credentials is None:
-        raise Unauthenticated("send your API key as `Authorization: Bearer evs_…`")
+        raise Unauthenticated(NO_KEY)
     caller = wiring.authenticate(session, credentials.credentials)
     identified(caller.organization_id)
     return caller

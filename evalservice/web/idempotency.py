@@ -7,6 +7,7 @@ ended, and then gets its answer; where the first failed nothing is left and the 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -78,15 +79,29 @@ class Once:
         return Response(body, first.response_status or 200, headers, "application/json")
 
 
-async def _once(
-    request: Request,
-    idempotency_key: Annotated[
-        str | None,
-        Header(min_length=1, max_length=255, pattern=r"^[!-~]+$", description="Makes a repetition harmless for a day."),
-    ] = None,
-) -> Once:
-    digest = hashlib.sha256(f"{request.url.query}\n".encode() + await request.body()).hexdigest()
-    return Once(idempotency_key, request.method, request.url.path[:500], digest)
+_FORM = re.compile(r"[!-~]{1,255}")
+IdempotencyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[!-~]+$",
+        description="Makes a repetition harmless for a day.",
+    ),
+]
+
+
+def once_of(request: Request, key: str | None, body: bytes) -> Once:
+    """The request with this key. Raises InvalidInput for a key of another form, where nobody has checked it."""
+    if key is not None and not _FORM.fullmatch(key):
+        raise InvalidInput("Idempotency-Key", key, "1 to 255 visible ASCII characters")
+    digest = hashlib.sha256(f"{request.url.query}\n".encode() + body).hexdigest()
+    return Once(key, request.method, request.url.path[:500], digest)
+
+
+async def _once(request: Request, idempotency_key: IdempotencyHeader = None) -> Once:
+    return once_of(request, idempotency_key, await request.body())
 
 
 Idempotent = Annotated[Once, Depends(_once)]

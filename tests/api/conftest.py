@@ -51,7 +51,7 @@ class Served:
         return httpx.Client(base_url=self.url, headers=headers, timeout=30, **options)
 
 
-def _tenant(database: str, engine: Any) -> Tenant:
+def a_tenant(database: str, engine: Any) -> Tenant:
     organization = fill(database)
     keys = {}
     for role in ("owner", "admin", "member", "viewer"):
@@ -100,8 +100,8 @@ def served(postgres_server: str, template_database: str, tmp_path_factory: pytes
             database,
             wiring,
             data_root,
-            _tenant(database, engine),
-            _tenant(database, engine),
+            a_tenant(database, engine),
+            a_tenant(database, engine),
         )
         server.should_exit = True
         thread.join()

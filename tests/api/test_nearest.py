@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.api.conftest import Served, a_benchmark, a_dataset
+from tests.api.conftest import Served, a_benchmark, a_dataset, a_tenant
 from tests.api.test_selections import Router, chosen
 from tests.postgres import as_organization
 
@@ -22,9 +22,7 @@ WORDS = ("apples", "trains", "clouds", "prices", "rivers", "songs", "houses", "s
 @pytest.fixture
 def router(served: Served) -> Iterator[Router]:
     """An organization without a row in any table but its own two models."""
-    from tests.api.conftest import _tenant
-
-    router = Router(served, _tenant(served.database, served.wiring.engine))
+    router = Router(served, a_tenant(served.database, served.wiring.engine))
     with as_organization(served.database, router.tenant.organization) as connection:
         connection.execute("UPDATE evaluation_models SET status = 'archived'")
         connection.commit()

@@ -23,7 +23,7 @@ from evalservice.errors import Forbidden, InvalidInput
 from evalservice.selection.applying import apply_outcomes
 from evalservice.selection.local import Evidence, decide_locally
 from evalservice.selection.snapshot_json import from_json
-from tests.api.conftest import Served, Tenant, _tenant, a_benchmark, a_dataset, created, unique
+from tests.api.conftest import Served, Tenant, a_benchmark, a_dataset, a_tenant, created, unique
 from tests.conftest import wait_until
 from tests.postgres import as_organization
 from tests.proxy import Proxy, proxy_to
@@ -51,7 +51,7 @@ def service(served: Served) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def tenant(served: Served) -> Tenant:
     """Two models: dear and good, cheap and fair."""
-    tenant = _tenant(served.database, served.wiring.engine)
+    tenant = a_tenant(served.database, served.wiring.engine)
     with as_organization(served.database, tenant.organization) as connection:
         connection.execute("UPDATE evaluation_models SET status = 'archived'")
         connection.execute("DELETE FROM selection_outcomes")

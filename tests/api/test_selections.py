@@ -20,7 +20,7 @@ from evalservice.organizations.identity import hash_of
 from evalservice.organizations.remembered import RememberedKeys
 from evalservice.selection import applying
 from evalservice.selection.applying import apply_outcomes
-from tests.api.conftest import Served, Tenant, a_benchmark, a_dataset, created, unique
+from tests.api.conftest import Served, Tenant, a_benchmark, a_dataset, a_tenant, created, unique
 from tests.postgres import as_organization
 
 
@@ -30,6 +30,7 @@ class Router:
     def __init__(self, served: Served, tenant: Tenant) -> None:
         self.served, self.tenant = served, tenant
         self.client = served.client(tenant)
+        self.benchmark = ""
 
     def model(self, name: str, *, price: float | None = 1.0, **values: Any) -> str:
         """A model with one price for a million tokens in and out; gives its id."""
@@ -73,16 +74,14 @@ class Router:
 @pytest.fixture
 def router(served: Served) -> Iterator[Router]:
     """Three models: dear and good, cheap and fair, and one of which nothing is known."""
-    from tests.api.conftest import _tenant
-
-    router = Router(served, _tenant(served.database, served.wiring.engine))
+    router = Router(served, a_tenant(served.database, served.wiring.engine))
     with as_organization(served.database, router.tenant.organization) as connection:
         connection.execute("UPDATE evaluation_models SET status = 'archived'")
         connection.execute("DELETE FROM selection_outcomes")
         connection.execute("DELETE FROM model_metrics")
         connection.commit()
     benchmark = a_benchmark(router.client, a_dataset(router.client)["name"])["name"]
-    router.benchmark = benchmark  # type: ignore[attr-defined]
+    router.benchmark = benchmark
     for name, price in (("good", 10.0), ("fair", 1.0), ("new", 0.1)):
         router.model(name, price=price)
     router.measured(benchmark, good=0.9, fair=0.7)
@@ -107,7 +106,7 @@ def test_the_answer_says_which_model_how_to_call_it_and_why(router: Router) -> N
 
 
 def test_a_model_without_evidence_is_not_chosen_by_a_quality_constraint(router: Router) -> None:
-    floor = {"value": 0.3, "benchmark": router.benchmark}  # type: ignore[attr-defined]
+    floor = {"value": 0.3, "benchmark": router.benchmark}
     answer = router.select(constraints={"min_quality": floor}, policy="weighted", weights={"quality": 0, "cost": 1})
     assert chosen(answer) == "fair"
     rejected = next(each for each in answer["candidates"] if each["name"].startswith("new@"))

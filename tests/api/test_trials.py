@@ -17,7 +17,7 @@ from evalservice.database import tenant_transaction
 from evalservice.selection.applying import apply_outcomes
 from evalservice.selection.contest import Contest
 from evalservice.tables import ModelSelectionLog, SelectionOutcome, SelectionTrial
-from tests.api.conftest import Served, Tenant, a_model, created, unique
+from tests.api.conftest import Served, Tenant, a_model, a_tenant, created, unique
 from tests.api.test_selections import Router, router  # noqa: F401
 from tests.conftest import Cli
 
@@ -94,9 +94,7 @@ class Trial:
 
 @pytest.fixture
 def trial(served: Served) -> Iterator[Trial]:
-    from tests.api.conftest import _tenant
-
-    made = Trial(served, _tenant(served.database, served.wiring.engine))
+    made = Trial(served, a_tenant(served.database, served.wiring.engine))
     yield made
     made.client.close()
 

@@ -53,6 +53,14 @@ def test_json_is_one_document_with_the_promised_keys(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_the_price_that_holds_a_budget_falls_as_the_budget_grows(tmp_path: Path) -> None:
+    path = evidence(tmp_path / "e.jsonl", 80, costs=True)
+    small, large = (json.loads(command(path, "--json", "--budget", budget).stdout) for budget in ("0.0005", "0.001"))
+    assert small["cost_weight"] > large["cost_weight"] >= 0
+    refused = command(path, "--budget", "0.000001")
+    assert (refused.returncode, "a mean cost of at least" in refused.stderr) == (2, True)
+
+
 def test_the_answer_ends_in_one_sentence(tmp_path: Path) -> None:
     trained = evidence(tmp_path / "train.jsonl", 60)
     done = command(evidence(tmp_path / "e.jsonl", 50), "--train", trained, "--category-field", "topic")
