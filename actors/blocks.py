@@ -40,6 +40,7 @@ _COMMON = [
     ("cost", pa.string()),
     ("completion_info", pa.string()),
     ("executed_at", pa.timestamp("us", tz="UTC")),
+    ("cache_keys", pa.list_(pa.binary())),
 ]
 GENERATED = pa.schema([*_COMMON, ("case", pa.string()), ("texts", pa.list_(pa.string()))])
 TO_SCORE = (
@@ -58,8 +59,16 @@ SCORED = pa.schema(
 )
 
 
-def generated_row(case: TestCase, messages: Sequence[Any] | None, completions: Sequence[Completion]) -> dict[str, Any]:
-    """The row of a test case and its completions, one for each epoch; the first error among them is the item's."""
+def generated_row(
+    case: TestCase,
+    messages: Sequence[Any] | None,
+    completions: Sequence[Completion],
+    cache_keys: Sequence[bytes | None] | None = None,
+) -> dict[str, Any]:
+    """The row of a test case and its completions, one for each epoch; the first error among them is the item's.
+
+    cache_keys: under which each completion may be used again.
+    """
     error = next((completion.error for completion in completions if completion.error is not None), None)
     return {
         **_identity(case),
@@ -71,6 +80,7 @@ def generated_row(case: TestCase, messages: Sequence[Any] | None, completions: S
         "completion_info": dump(_info(completions)),
         "executed_at": max((c.executed_at for c in completions if c.executed_at is not None), default=None),
         "texts": [storable_text(completion.text) for completion in completions],
+        "cache_keys": cache_keys,
     }
 
 
@@ -147,11 +157,15 @@ def _info(completions: Sequence[Completion]) -> JSON:
             "system_fingerprint": completion.system_fingerprint,
             "attempts": completion.attempts,
             **({"refused": True} if completion.refused else {}),
+            **({"cached_from": completion.cached_from} if completion.cached_from is not None else {}),
             **({"error": asdict(completion.error)} if completion.error is not None else {}),
         }
         for completion in completions
     ]
-    return infos[0] if len(infos) == 1 else {"samples": infos}
+    if len(infos) == 1:
+        return infos[0]
+    cached = {completion.cached_from for completion in completions}
+    return {"samples": infos, **({} if None in cached else {"cached_from": min(cached, key=str)})}
 
 
 def generated_table(rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from actors.backend import Backend
 from actors.blocks import GENERATED, failed_row, generated_row, generated_table
+from actors.cache import StoredCompletion, cache_key
 from actors.garbage import collect_rarely
 from actors.plan import RunPlan
 from actors.signal import Follower
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 class Generate:
     """A callable for Ray Data: holds one backend (the model is loaded once an actor) and answers block after block."""
 
-    def __init__(self, plan: RunPlan, signal: Any | None = None) -> None:
+    def __init__(self, plan: RunPlan, signal: Any | None = None, find_limiter: Callable[[], Any] | None = None) -> None:
         _use_uvloop()
         self._plan = plan
         self._criteria = EvaluationCriteria.model_validate(plan.criteria)
@@ -40,7 +41,7 @@ class Generate:
         self._snapshot = open_snapshot(plan.snapshot_uri)
         self._signal = signal
         self._follower: Follower | None = None
-        self._backend = make_backend(plan)
+        self._backend = make_backend(plan, signal, find_limiter)
         collect_rarely()
 
     async def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
@@ -76,13 +77,28 @@ class Generate:
                 rows.append(failed_row(case, ItemError("prompt_error", error.message, retryable=False)))
         epochs = self._criteria.epochs
         requests = [ChatRequest(messages, self._sampling_of(e)) for _, messages in prompts for e in range(epochs)]
-        answers = await self._answers(requests, stop)
+        keys = [cache_key(self._plan, request, position % epochs) for position, request in enumerate(requests)]
+        answers = await self._answers_or_stored(requests, keys, stop)
         for position, (case, messages) in enumerate(prompts):
-            samples = answers[position * epochs : (position + 1) * epochs]
-            complete = [sample for sample in samples if sample is not None]
+            of_case = slice(position * epochs, (position + 1) * epochs)
+            complete = [sample for sample in answers[of_case] if sample is not None]
             if len(complete) == epochs:  # else the run was stopped before all of the item was answered
-                rows.append(generated_row(case, messages, complete))
+                reusable = keys[of_case] if any(key is not None for key in keys[of_case]) else None
+                rows.append(generated_row(case, messages, complete, reusable))
         return generated_table(rows)
+
+    async def _answers_or_stored(
+        self, requests: Sequence[ChatRequest], keys: Sequence[bytes | None], stop: asyncio.Event
+    ) -> list[Completion | None]:
+        """The answers, in order; of the backend only those that no stored completion gives."""
+        wanted = [key for key in keys if key is not None]
+        if not wanted or self._signal is None:
+            return await self._answers(requests, stop)
+        stored: Mapping[bytes, StoredCompletion] = await self._signal.ask.remote("completions", wanted)
+        found = [stored.get(key) if key is not None else None for key in keys]
+        missing = [request for request, completion in zip(requests, found, strict=True) if completion is None]
+        asked = iter(await self._answers(missing, stop) if missing else ())
+        return [next(asked) if completion is None else completion.completion() for completion in found]
 
     async def _answers(self, requests: Sequence[ChatRequest], stop: asyncio.Event) -> list[Completion | None]:
         try:
@@ -110,17 +126,23 @@ class Broken:
         """Nothing to release."""
 
 
-def make_backend(plan: RunPlan) -> Backend:
-    """The backend of a plan's platform. An engine that does not start answers every item with the reason."""
+def make_backend(plan: RunPlan, signal: Any | None = None, find_limiter: Callable[[], Any] | None = None) -> Backend:
+    """The backend of a plan's platform. An engine that does not start answers every item with the reason.
+
+    signal: where the driver is asked for money. find_limiter: gives the cluster's limiter.
+    """
     config = ModelConfig.model_validate(plan.config)
     if plan.self_hosted:
         try:
             return _engine(plan, config)
         except EvalserviceError as error:
             return Broken(error.message)
+    from actors.gate import Gate
+    from actors.limiter import Membership
     from actors.providers import wire_format
     from actors.providers.hosted import DEFAULT_TIMEOUT, Endpoint, HostedBackend
     from actors.providers.retry import DEFAULT_ATTEMPTS, Backoff
+    from actors.purse import Purse
 
     wire = wire_format(plan.platform)
     endpoint = Endpoint(
@@ -133,7 +155,11 @@ def make_backend(plan: RunPlan) -> Backend:
         backoff=Backoff(attempts=config.max_attempts or DEFAULT_ATTEMPTS),
         private_addresses=plan.private_addresses,
     )
-    return HostedBackend(wire, endpoint)
+    member = Membership(
+        plan.credential, plan.model_id, plan.run_id, endpoint.concurrency, plan.credential_limits, plan.model_limits
+    )
+    purse = Purse(lambda ask: signal.ask.remote("money", ask)) if plan.budgeted and signal is not None else None
+    return HostedBackend(wire, endpoint, gate=Gate(member, find_limiter, purse))
 
 
 def _engine(plan: RunPlan, config: ModelConfig) -> Backend:

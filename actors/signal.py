@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any, Literal
+
+from actors.desk import Desk
 
 State = Literal["running", "paused", "stopped"]
 log = logging.getLogger(__name__)
@@ -23,6 +26,7 @@ class RunSignal:
         self._failure = ""
         self._under_way = 0
         self._rows = 0
+        self._desk = Desk()
 
     async def set(self, state: State) -> None:
         """Change the state and wake everyone who waits; what was stopped stays stopped."""
@@ -63,6 +67,18 @@ class RunSignal:
     async def stopped(self) -> bool:
         """Whether the run was stopped."""
         return self._state == "stopped"
+
+    async def ask(self, kind: str, question: Any) -> Any:
+        """What an actor asks of the driver; gives the driver's answer."""
+        return await self._desk.ask(kind, question)
+
+    async def asked(self) -> dict[int, tuple[str, Any]]:
+        """What actors have asked since the last call; waits a little for something."""
+        return await self._desk.asked()
+
+    async def answer(self, answers: Mapping[int, Any]) -> None:
+        """The driver's answers, by the numbers of the questions."""
+        self._desk.answer(answers)
 
 
 class Follower:

@@ -26,6 +26,7 @@ from actors.blocks import SCORED, failed_row, generated_table
 from actors.generate import Generate, block_batch
 from actors.plan import RunPlan
 from actors.score import Score
+from cluster.limiting import find_limiter
 from evalservice.catalog.blocks import Block, read_block
 from evalservice.catalog.model_config import ModelConfig
 from evalservice.catalog.snapshots import open_snapshot
@@ -152,7 +153,7 @@ def _graph(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool) 
         .map_batches(
             Generate,
             batch_size=1,  # a row is a block of ours; with a GPU asked for, Ray wants it said
-            fn_constructor_args=(plan, signal),
+            fn_constructor_args=(plan, signal, find_limiter),
             compute=generate,
             num_cpus=ACTOR_CPUS,
             num_gpus=_gpus(plan) or None,

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from sqlalchemy.orm import Session
 
 from actors.engines import check_here, check_options
+from actors.limiter import Limits
 from actors.plan import RunPlan
 from cluster.runtime import Platform
 from evalservice.addresses import check_base_url, is_refused
@@ -17,9 +18,11 @@ from evalservice.errors import InvalidInput, ProviderUnreachable
 from evalservice.organizations.secrets import origin_of
 from evalservice.organizations.service import open_credential
 from evalservice.pricing import Price
+from evalservice.runs.completion_cache import SETTING as COMPLETION_CACHE
 from evalservice.runs.service import run_config
+from evalservice.runs.spending import has_budget
 from evalservice.settings import Settings
-from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationRun, Model
+from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationRun, Model, ProviderCredential
 
 DEFAULT_CONCURRENCY = 64
 CONNECT_SECONDS = 5.0
@@ -39,6 +42,7 @@ def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan
         origin = origin_of(model.base_url or OPENAI_URL)
         key = open_credential(session, platform.box, run.organization_id, model.credential_id, origin)
     price = None
+    limits = credential_limits(session, model)
     if model.input_price_per_million is not None and model.output_price_per_million is not None:
         price = Price(model.input_price_per_million, model.output_price_per_million)
     return RunPlan(
@@ -56,7 +60,19 @@ def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan
         seed=criteria.seed,
         total=run.total_test_cases,
         private_addresses=private,
+        credential=f"{run.organization_id}:{model.credential_id or model.base_url or OPENAI_URL}",
+        credential_limits=limits,
+        model_limits=Limits(config.requests_per_minute, config.tokens_per_minute),
+        model_version=model.version,
+        cache=run.evaluation_config.get(COMPLETION_CACHE, "off"),
+        budgeted=model.platform not in ENGINES and has_budget(session, run),
     )
+
+
+def credential_limits(session: Session, model: Model) -> Limits:
+    """What a model's credential allows whoever uses it."""
+    row = session.get(ProviderCredential, model.credential_id) if model.credential_id is not None else None
+    return Limits() if row is None else Limits(row.requests_per_minute, row.tokens_per_minute)
 
 
 def check_new_run(settings: Settings, model: Model, benchmark: BenchmarkSuite, own: ModelConfig) -> None:

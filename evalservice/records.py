@@ -28,6 +28,9 @@ JSON = Any
 
 ScoreStatus = Literal["scored", "scorer_failed", "model_failed"]
 
+CacheUse = Literal["off", "deterministic", "all"]
+"""Of which requests stored completions are used again: none, those without chance in their sampling, all."""
+
 ErrorKind = Literal[
     "timeout",  # no answer within the time limit
     "connection",  # refused, reset, DNS, TLS
@@ -92,6 +95,7 @@ class Completion:
 
     latency_ms: wall time of the successful attempt, queueing and earlier attempts excluded, in milliseconds.
     cost: US dollars, exact; None when no price is known. Tokens as the provider reports them, None if it does not.
+    cached_from: the run whose stored completion this is; nobody was asked for it again.
     """
 
     text: str = ""
@@ -104,6 +108,7 @@ class Completion:
     system_fingerprint: str | None = None
     refused: bool = False
     attempts: int = 1
+    cached_from: str | None = None
     executed_at: datetime | None = None
     error: ItemError | None = None
 

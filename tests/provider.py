@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -49,6 +50,9 @@ TRANSIENT = (
 )
 """Faults that pass when the same request is sent again."""
 
+UNBILLED = frozenset({"rate_limited", "rate_limited_seconds", "html_500", "json_503", "conflict", "too_early"})
+"""Faults that strike before a completion is generated; after all others it is charged for."""
+
 DIRECTIVE = re.compile(r"<<(\w+)(?:\*(\d+))?>>")
 SUM = re.compile(r"(-?\d+) ([+*-]) (-?\d+)")
 
@@ -60,6 +64,8 @@ class Control:
     latency: seconds an answer takes, give or take the share `jitter` of it. faults: share of the requests that fail,
     each by one of `kinds`. retry_after: seconds that a 429 names. stall_seconds: how long a stalled answer takes.
     storm_seconds: for so long from now on every request is a 429. wrong: share of the sums that are answered wrongly.
+    requests_per_minute: more than so many in any 60 seconds are answered 429; 0 is no limit. announced: whether good
+    answers name that limit in their headers.
     """
 
     latency: float = 0.0
@@ -70,6 +76,8 @@ class Control:
     stall_seconds: float = 30.0
     storm_seconds: float = 0.0
     wrong: float = 0.0
+    requests_per_minute: int = 0
+    announced: bool = False
     seed: int = 1
 
 
@@ -93,6 +101,9 @@ class Provider:
     in_flight: int = 0
     peak: int = 0
     requests: int = 0
+    refused: int = 0
+    billed: Counter[str] = field(default_factory=Counter)
+    accepted: deque[float] = field(default_factory=deque)
     prompts: dict[str, dict[str, Count]] = field(default_factory=dict)
 
     def apply(self, changes: dict[str, Any]) -> None:
@@ -111,6 +122,8 @@ class Provider:
         self.control = Control()
         self.apply({each.name: getattr(self.initial, each.name) for each in fields(Control)})
         self.peak, self.requests, self.prompts = self.in_flight, 0, {}
+        self.refused, self.billed = 0, Counter()
+        self.accepted.clear()
 
     def stats(self) -> dict[str, Any]:
         """What GET /stats shows."""
@@ -118,7 +131,8 @@ class Provider:
             model: {prompt: {"sent": count.sent, "answered": count.answered} for prompt, count in counts.items()}
             for model, counts in self.prompts.items()
         }
-        return {"requests": self.requests, "in_flight": self.in_flight, "peak": self.peak, "prompts": prompts}
+        counts = {"requests": self.requests, "in_flight": self.in_flight, "peak": self.peak, "refused": self.refused}
+        return {**counts, "billed": dict(self.billed), "prompts": prompts}
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions."""
@@ -135,7 +149,11 @@ class Provider:
         model, prompt = body["model"], prompt_of(body)
         count = self.prompts.setdefault(model, {}).setdefault(prompt, Count())
         count.sent += 1
+        if not self._within_limit():
+            return await rate_limited_seconds(Call(self, request, body, prompt))
         fault = self._fault(prompt, count.sent)
+        if fault not in UNBILLED:
+            self._bill(model, prompt)
         if self.control.latency:
             spread = self.control.latency * self.control.jitter
             await asyncio.sleep(self.control.latency + self.rng.uniform(-spread, spread))
@@ -143,7 +161,28 @@ class Provider:
         if fault is not None:
             return await FAULTS[fault](call)
         count.answered += 1
-        return web.json_response(call.completion(self.text(model, prompt)))
+        return web.json_response(call.completion(self.text(model, prompt)), headers=self._limits())
+
+    def _within_limit(self) -> bool:
+        now, most = time.monotonic(), self.control.requests_per_minute
+        while self.accepted and self.accepted[0] <= now - 60.0:
+            self.accepted.popleft()
+        if most and len(self.accepted) >= most:
+            self.refused += 1
+            return False
+        self.accepted.append(now)
+        return True
+
+    def _limits(self) -> dict[str, str]:
+        most = self.control.requests_per_minute
+        if not most or not self.control.announced:
+            return {}
+        left = str(most - len(self.accepted))
+        return {"x-ratelimit-limit-requests": str(most), "x-ratelimit-remaining-requests": left}
+
+    def _bill(self, model: str, prompt: str) -> None:
+        self.billed["input_tokens"] += len(prompt.split())
+        self.billed["output_tokens"] += len(self.text(model, prompt).split())
 
     def _fault(self, prompt: str, sent: int) -> str | None:
         asked = DIRECTIVE.search(prompt)

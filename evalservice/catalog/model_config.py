@@ -21,7 +21,9 @@ ENGINES = ("vllm", "transformers")
 OPENAI_URL = "https://api.openai.com/v1"
 """Where a hosted model without a base URL is asked."""
 
-_NOT_SENT = {"timeout_seconds", "max_attempts", "engine"}
+RATE_LIMITS = frozenset({"requests_per_minute", "tokens_per_minute"})
+"""Keys that say how fast a model is asked, and change nothing of what it answers."""
+_NOT_SENT = RATE_LIMITS | {"timeout_seconds", "max_attempts", "engine"}
 
 
 class ModelConfig(Sampling):
@@ -29,11 +31,15 @@ class ModelConfig(Sampling):
 
     timeout_seconds: how long one attempt may take (hosted platforms); 120 by default.
     max_attempts: how often one request is sent at most (hosted platforms); 8 by default.
+    requests_per_minute, tokens_per_minute: what the provider allows for this model, kept by the whole cluster (hosted
+    platforms); by default what the provider's answers say, and what it refuses.
     engine: options of the self-hosted engine by its own names, checked by the engine that is installed.
     """
 
     timeout_seconds: float | None = Field(default=None, gt=0, le=3600)
     max_attempts: int | None = Field(default=None, ge=1, le=20)
+    requests_per_minute: float | None = Field(default=None, gt=0, le=1e9)
+    tokens_per_minute: float | None = Field(default=None, gt=0, le=1e12)
     engine: dict[str, Any] | None = None
 
     @classmethod
