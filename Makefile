@@ -11,7 +11,7 @@ demo: $(VENV)/.engine
 	$(VENV)/bin/evalservice demo
 
 test: $(VENV)/.test $(VENV)/.engine
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff format --check .

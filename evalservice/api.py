@@ -56,6 +56,11 @@ ROUTERS = (
     organizations.credentials,
 )
 
+VERSIONED = APIRouter()
+"""The routes of all of them, made once: to read what a route takes from its endpoint costs two milliseconds."""
+for router in ROUTERS:
+    VERSIONED.include_router(router, prefix="/v1", responses=RESPONSES)
+
 
 def create_app(wiring: Wiring, *, raise_faults: bool = False) -> FastAPI:
     """The application over these parts. raise_faults: a fault of ours is raised to the server and not answered."""
@@ -72,8 +77,7 @@ def create_app(wiring: Wiring, *, raise_faults: bool = False) -> FastAPI:
     app.state.routing = selecting.Routing.of(wiring)
     add_handlers(app)
     app.include_router(_health(wiring))
-    for router in ROUTERS:
-        app.include_router(router, prefix="/v1", responses=RESPONSES)
+    app.router.routes.extend(VERSIONED.routes)
     app.add_middleware(Compressed, minimum_size=2048, compresslevel=1)
     app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES, unlimited=("/v1/dataset-files/",))
     app.add_middleware(RequestLog, on_fault=_raised if raise_faults else internal_problem, on_request=wiring.on_request)

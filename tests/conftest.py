@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,14 @@ from psycopg.rows import dict_row
 from tests.forks import Forks, forks
 from tests.postgres import database_url, empty_database_url, fresh_database, postgres_server, template_database
 from tests.provider import RunningProvider, running_provider
+from tests.side_by_side import scheduler, turn
 
 __all__ = ["database_url", "empty_database_url", "postgres_server", "template_database"]
 
-OURS = ("EVALSERVICE_", "RAY_ADDRESS", "DATABASE_URL")
+OURS = ("EVALSERVICE_", "RAY_ADDRESS", "RAY_AUTH_", "DATABASE_URL")
+RAY_AUTH = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN", secrets.token_hex(32))}
+"""What a Ray of the tests' own is started and joined with. Ray reads it as it is imported."""
+os.environ.update(RAY_AUTH)
 ROOT = Path(__file__).parent.parent
 
 
@@ -45,12 +50,27 @@ def clean_environment(**changes: str) -> dict[str, str]:
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 60.0, *, what: str = "the condition") -> Any:
-    """Poll until a condition holds and give its value; fails after `seconds`."""
+    """Poll until a condition holds and give its value; fails after `seconds`. A condition that takes long is asked less
+    often, and leaves the processors to what it waits for."""
     deadline = time.monotonic() + seconds
+    asked = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} does not hold after {seconds} s"
-        time.sleep(0.02)
+        now = time.monotonic()
+        assert now < deadline, f"{what} does not hold after {seconds} s"
+        time.sleep(min(0.25, 0.02 + 2 * (now - asked)))
+        asked = time.monotonic()
     return value
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that run side by side."""
+    return scheduler(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first."""
+    items.sort(key=lambda item: turn(item.nodeid))
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +127,7 @@ atexit.register(_opened.close)
 
 @functools.cache
 def _forks() -> Forks:
-    return _opened.enter_context(forks(clean_environment()))
+    return _opened.enter_context(forks(clean_environment(**RAY_AUTH)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +139,7 @@ class Cli:
 
     def __call__(self, *arguments: object, timeout: float = 120.0, **environment: str) -> Ended:
         """Run a command to its end; forked, where no variable is set that is read as Python or Ray start."""
-        if any(name.startswith(("PYTHON", "RAY_")) for name in (*self.environment, *environment)):
+        if any(name.startswith(("PYTHON", "RAY_")) for name in {*self.environment, *environment} - {"RAY_ADDRESS"}):
             return self._ended(self.start(*arguments, **environment), timeout)
         return Ended(*_forks().run([*map(str, arguments)], self._environment(environment), timeout))
 
@@ -150,7 +170,9 @@ class Cli:
         return [sys.executable, "-m", "cluster.cli", *map(str, arguments)]
 
     def _environment(self, changes: dict[str, str]) -> dict[str, str]:
-        return {**clean_environment(EVALSERVICE_HOME=str(self.home)), **self.environment, **changes}
+        own = {**self.environment, **changes}
+        joined = RAY_AUTH if "RAY_ADDRESS" in own else {}
+        return {**clean_environment(EVALSERVICE_HOME=str(self.home)), **joined, **own}
 
     def _start(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -209,15 +231,22 @@ def embedded_cli(evalservice_home: Path) -> Cli:
 
 @pytest.fixture(scope="session")
 def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of one local Ray, started in this process, for every test that runs its driver here."""
-    import ray
-
+    """The address of one Ray on ports of its own, for every test that runs its driver in this process."""
     from cluster.runtime import start_ray, stop_ray
     from evalservice.settings import Settings
+    from tests.ray_head import ray_head
 
-    start_ray(Settings(home=tmp_path_factory.mktemp("ray"), ray_address=None))
-    yield ray.get_runtime_context().gcs_address
-    stop_ray()
+    home = tmp_path_factory.mktemp("ray")
+    with ray_head(home, clean_environment(EVALSERVICE_HOME=str(home)), "--include-dashboard=false") as head:
+        start_ray(Settings(home=home, ray_address=head.address))
+        yield head.address
+        stop_ray()
+
+
+@pytest.fixture
+def ray_cli(cli: Cli, local_ray: str) -> Cli:
+    """The command line on a migrated Postgres of the test's own, whose runs are on the session's Ray."""
+    return replace(cli, environment={**cli.environment, "RAY_ADDRESS": local_ray})
 
 
 @dataclass(slots=True)

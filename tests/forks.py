@@ -24,7 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LOADED = ("cluster.cli", "cluster.local", "cluster.cli.follow", "evalservice.client", "rich.table")
+LOADED = (
+    "cluster.cli",
+    "cluster.cli.follow",
+    "cluster.launch",
+    "cluster.local",
+    "cluster.pipeline",
+    "evalservice.client",
+    "pyarrow.compute",
+    "ray.data",
+    "rich.table",
+    "yaml",
+)
 MOST = 1 << 20
 
 

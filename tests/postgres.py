@@ -64,7 +64,8 @@ from evalservice.tables import (
     new_id,
 )
 
-TEMPLATE = "evalservice_template"
+TEMPLATE = f"evalservice_template_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+"""Tests that run side by side may be given the same server."""
 
 
 def with_login(url: str, user: str, password: str | None = None) -> str:

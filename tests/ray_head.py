@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import kill_family, wait_until
+from tests.conftest import RAY_AUTH, kill_family, wait_until
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,8 @@ class RayHead:
 
     def api(self, path: str, method: str = "GET") -> Any:
         """What the dashboard asks of Ray."""
-        token = os.environ.get("RAY_AUTH_TOKEN") or (Path.home() / ".ray" / "auth_token").read_text().strip()
-        request = urllib.request.Request(
-            self.dashboard + path, method=method, headers={"X-Ray-Authorization": f"Bearer {token}"}
-        )
+        headers = {"X-Ray-Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        request = urllib.request.Request(self.dashboard + path, method=method, headers=headers)
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
@@ -57,7 +54,7 @@ def ray_head(home: Path, environment: dict[str, str], *options: str) -> Iterator
         *("--node-ip-address=127.0.0.1", "--num-cpus=2", f"--temp-dir={logs}"),
         *("--object-store-memory=200000000", "--disable-usage-stats", *options),
     ]
-    own = {**environment, "RAY_AUTH_MODE": "token"}
+    own = {**environment, **RAY_AUTH, "RAY_worker_niceness": "5"}
     try:
         with (logs / "head.log").open("wb") as log:
             head = subprocess.Popen(command, cwd=home, env=own, stdout=log, stderr=log, start_new_session=True)

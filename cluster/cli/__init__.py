@@ -70,6 +70,7 @@ app.add_typer(members.app, name="members")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(organizations.app, name="organizations")
 app.add_typer(db.app, name="db")
+command = typer.main.get_command(app)
 
 
 # Typer brings a click of its own or uses the installed one, by its version: this is the one it uses.
@@ -83,7 +84,7 @@ def main() -> None:
     code = 0
     try:
         with quiet_broken_pipe():
-            code = _exit_code(app(standalone_mode=False))
+            code = _exit_code(command(standalone_mode=False))
     except _UsageError as error:
         error.show(file=sys.stderr)
         code = error.exit_code

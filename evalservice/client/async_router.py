@@ -39,8 +39,8 @@ class AsyncRouter(RouterBase):
     """As Router, for one event loop; `close` it, or use it as an asynchronous context manager."""
 
     def _connect(self) -> None:
-        self._kept = httpx.AsyncClient(base_url=self.url, headers=self._headers, limits=LIMITS)
-        self._fresh = httpx.AsyncClient(base_url=self.url, headers=self._headers, limits=FRESH)
+        self._kept = httpx.AsyncClient(base_url=self.url, headers=self._headers, limits=LIMITS, verify=self._tls)
+        self._fresh = httpx.AsyncClient(base_url=self.url, headers=self._headers, limits=FRESH, verify=self._tls)
 
     async def select(self, **options: Unpack[SelectionOptions]) -> Choice:
         """As `Router.select`."""

@@ -37,8 +37,8 @@ class Router(RouterBase):
     """Asks for models, reports outcomes. Safe to use from any thread; `close` it, or use it as a context manager."""
 
     def _connect(self) -> None:
-        self._kept = httpx.Client(base_url=self.url, headers=self._headers, limits=LIMITS)
-        self._fresh = httpx.Client(base_url=self.url, headers=self._headers, limits=FRESH)
+        self._kept = httpx.Client(base_url=self.url, headers=self._headers, limits=LIMITS, verify=self._tls)
+        self._fresh = httpx.Client(base_url=self.url, headers=self._headers, limits=FRESH, verify=self._tls)
 
     def select(self, **options: Unpack[SelectionOptions]) -> Choice:
         """Which model for this request.

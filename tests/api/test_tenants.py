@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 
@@ -109,9 +108,10 @@ def _state(database: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=lambda value: str(value))
 def test_no_route_opens_without_a_key(served: Served, method: str, path: str) -> None:
     url = re.sub(r"{(\w+)}", "00000000-0000-7000-8000-000000000001", path)
-    for headers in ({}, {"Authorization": "Bearer evs_forged"}, {"Authorization": "Basic YTpi"}):
-        answer = httpx.request(method, served.url + url, headers=headers, json=_a_body(method, path))
-        assert answer.status_code == 401, (headers, answer.text)
+    with served.client() as client:
+        for headers in ({}, {"Authorization": "Bearer evs_forged"}, {"Authorization": "Basic YTpi"}):
+            answer = client.request(method, url, headers=headers, json=_a_body(method, path))
+            assert answer.status_code == 401, (headers, answer.text)
 
 
 @pytest.mark.parametrize(("method", "path"), WITH_IDS, ids=lambda value: str(value))

@@ -37,11 +37,17 @@ class Up:
         return httpx.Client(base_url=self.said["url"], headers=headers, timeout=60)
 
 
+def _no_ray() -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", 52365)) != 0
+
+
 @pytest.fixture(scope="module")
 def up() -> Iterator[Up]:
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", 52365)) == 0:
-            pytest.skip("another Ray runs on this machine")
+    try:
+        wait_until(_no_ray, 120)
+    except AssertionError:
+        pytest.skip("another Ray runs on this machine")
     with new_home() as home:
         process = Cli(home).start("up", "--port", free_port(), "--json")
         try:

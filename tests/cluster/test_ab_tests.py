@@ -23,18 +23,20 @@ def worse() -> Iterator[RunningProvider]:
 
 
 @pytest.fixture
-def ready(cli: Any, provider: RunningProvider, worse: RunningProvider, tmp_path: Path) -> Any:
+def ready(ray_cli: Any, provider: RunningProvider, worse: RunningProvider, tmp_path: Path) -> Any:
     """The command line, with two models, a benchmark and the draft of a test."""
     lines = [json.dumps({"input": f"What is {n} + 1?", "expected_output": n + 1}) for n in range(COUNT)]
     (tmp_path / "sums.jsonl").write_text("\n".join(lines))
-    cli.ok("datasets", "add", "sums", tmp_path / "sums.jsonl")
-    cli.ok("benchmarks", "add", "--name", "sums", "--dataset", "sums", "--category", "qa", "--scorer", "numeric_match")
+    ray_cli.ok("datasets", "add", "sums", tmp_path / "sums.jsonl")
+    ray_cli.ok(
+        "benchmarks", "add", "--name", "sums", "--dataset", "sums", "--category", "qa", "--scorer", "numeric_match"
+    )
     for name, each in (("good", provider), ("bad", worse)):
-        cli.ok("models", "add", name, "--platform", "openai", "--model-id", name, "--base-url", each.url)
+        ray_cli.ok("models", "add", name, "--platform", "openai", "--model-id", name, "--base-url", each.url)
         each.control(latency=0.5)
     models = ("--benchmark", "sums", "--model", "good", "--model", "bad", "--max-concurrency", "8")
-    cli.ok("abtests", "create", "t", *models, "--design", "sequential", "--effect", "0.1")
-    return cli
+    ray_cli.ok("abtests", "create", "t", *models, "--design", "sequential", "--effect", "0.1")
+    return ray_cli
 
 
 def test_a_test_that_is_left_goes_on_and_once_it_is_decided_asks_no_more(

@@ -42,19 +42,19 @@ def test_ctrl_c_stops_sending_keeps_what_was_answered_and_a_resume_completes_it(
 
 
 def test_a_run_that_is_not_waited_for_goes_on_by_itself(
-    cli: Any, provider: RunningProvider, tmp_path: Path, eventually: Callable[..., Any]
+    ray_cli: Any, provider: RunningProvider, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
-    registered(cli, provider, tmp_path, count=20)
-    started = cli.ok("run", "--model", "m", "--benchmark", "sums", "--no-wait")
+    registered(ray_cli, provider, tmp_path, count=20)
+    started = ray_cli.ok("run", "--model", "m", "--benchmark", "sums", "--no-wait")
     assert started["status"] == "pending"
     ended = eventually(
-        lambda: (shown := cli.ok("runs", "show", started["id"]))["status"] == "completed" and shown, what="the run"
+        lambda: (shown := ray_cli.ok("runs", "show", started["id"]))["status"] == "completed" and shown, what="the run"
     )
     assert ended["completed_test_cases"] == 20
 
 
-def test_the_demo_asks_a_server_of_the_users_own(cli: Any, provider: RunningProvider, database_url: str) -> None:
-    shown = cli.ok("demo", "--base-url", provider.url, "--model-id", "mine")
+def test_the_demo_asks_a_server_of_the_users_own(ray_cli: Any, provider: RunningProvider, database_url: str) -> None:
+    shown = ray_cli.ok("demo", "--base-url", provider.url, "--model-id", "mine")
     assert [run["status"] for run in shown["runs"]] == ["completed"]
     assert shown["rows"] == 400
     assert [row["model"] for row in shown["leaderboard"]["items"]] == ["mine"]
@@ -116,9 +116,9 @@ def test_a_key_is_stored_for_one_origin_and_encrypted(
     assert b"sk-secret" not in row[2]
 
 
-def test_a_runs_own_settings_and_its_provenance_are_shown(everything: Any) -> None:
+def test_a_runs_own_settings_and_its_provenance_are_shown(everything: Any, local_ray: str) -> None:
     command = ("run", "--model", "m", "--benchmark", "b", "--name", "first", "--config", '{"temperature": 0.5}')
-    run = everything.ok(*command, "--limit", "1", "--priority", "3")
+    run = everything.ok(*command, "--limit", "1", "--priority", "3", RAY_ADDRESS=local_ray)
     shown = everything.ok("runs", "show", run["id"])
     assert (shown["name"], shown["priority"], shown["attempt"]) == ("first", 3, 1)
     assert shown["config"] == {"temperature": 0.5}
@@ -127,19 +127,19 @@ def test_a_runs_own_settings_and_its_provenance_are_shown(everything: Any) -> No
     assert len(shown["configuration_hash"]) == 64
     assert shown["output_tokens"] > 0
     assert 0 < shown["duration_seconds"] < 120
-    again = everything.ok(*command, "--limit", "1")
+    again = everything.ok(*command, "--limit", "1", RAY_ADDRESS=local_ray)
     assert everything.ok("runs", "show", again["id"])["configuration_hash"] == shown["configuration_hash"]
 
 
 def test_a_run_that_is_worse_than_the_last_one_says_so_and_tells_the_webhooks(
-    cli: Any, provider: RunningProvider, tmp_path: Path
+    ray_cli: Any, provider: RunningProvider, tmp_path: Path
 ) -> None:
-    registered(cli, provider, tmp_path, count=60)
+    registered(ray_cli, provider, tmp_path, count=60)
     with running_receiver() as receiver:
-        assert cli.ok("webhooks", "add", receiver.url)["secret"].startswith("whsec_")
-        first = cli.ok("run", "--model", "m", "--benchmark", "sums")
+        assert ray_cli.ok("webhooks", "add", receiver.url)["secret"].startswith("whsec_")
+        first = ray_cli.ok("run", "--model", "m", "--benchmark", "sums")
         provider.control(wrong=0.5)
-        ended = cli("run", "--model", "m", "--benchmark", "sums", "--json")
+        ended = ray_cli("run", "--model", "m", "--benchmark", "sums", "--json")
     worse, [(_, _, body)] = ended.json(), receiver.got
     assert "regression_alert" not in first
     assert (ended.code, worse["regression_alert"]["baseline_run_id"]) == (0, first["id"])
