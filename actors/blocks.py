@@ -47,6 +47,8 @@ TO_SCORE = (
     "is_retryable", "case", "texts",
 )  # fmt: skip
 """What of a generated block the scorers look at."""
+_TOLD = ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens", "logprobs")
+"""What `completion_info` says of a completion where its provider does."""
 SCORED = pa.schema(
     [
         ("id", pa.string()),
@@ -146,12 +148,17 @@ def _info(completions: Sequence[Completion]) -> JSON:
             "model": completion.model,
             "system_fingerprint": completion.system_fingerprint,
             "attempts": completion.attempts,
+            **{name: value for name in _TOLD if (value := getattr(completion, name)) is not None},
             **({"refused": True} if completion.refused else {}),
-            **({"error": asdict(completion.error)} if completion.error is not None else {}),
+            **({"error": _error(completion.error)} if completion.error is not None else {}),
         }
         for completion in completions
     ]
     return infos[0] if len(infos) == 1 else {"samples": infos}
+
+
+def _error(error: ItemError) -> JSON:
+    return {name: value for name, value in asdict(error).items() if name != "retry_after" or value is not None}
 
 
 def generated_table(rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -19,6 +19,7 @@ from actors.providers.connection import Connection, could_not_connect, reason
 from actors.providers.lanes import Lanes
 from actors.providers.retry import Backoff, is_worth_retrying, retry_after_seconds
 from actors.providers.wire import WireFormat
+from evalservice.errors import InvalidInput
 from evalservice.pricing import Price
 from evalservice.records import ChatRequest, Completion, ItemError
 
@@ -76,6 +77,8 @@ class HostedBackend:
     async def _with_retries(self, request: ChatRequest, stop: asyncio.Event) -> Completion | None:
         try:
             body = orjson.dumps(self._wire.body(self._endpoint.model_id, request))
+        except InvalidInput as error:
+            return Completion(error=ItemError("bad_request", error.message, retryable=False))
         except (TypeError, ValueError) as error:
             return Completion(error=ItemError("bad_request", f"the request is not JSON: {error}", retryable=False))
         backoff = self._endpoint.backoff
@@ -122,7 +125,7 @@ class HostedBackend:
             again = is_worth_retrying(status) and problem.kind in ("rate_limited", "server_error")
             return _Attempt(
                 Completion(error=problem, latency_ms=latency_ms, executed_at=datetime.now(UTC)),
-                retry_after_seconds(headers, datetime.now(UTC)),
+                retry_after_seconds(headers, datetime.now(UTC)) if problem.retry_after is None else problem.retry_after,
                 again,
             )
         return self._answered(data, content_type or "no content type", latency_ms)
@@ -136,7 +139,8 @@ class HostedBackend:
             return _failed("malformed_response", f"the answer is not JSON: {error}")
         completion = self._wire.completion(payload)
         price = self._endpoint.price
-        cost = price.cost(completion.input_tokens, completion.output_tokens) if price else None
+        used = completion.input_tokens, completion.output_tokens, completion.cache_write_tokens
+        cost = price.cost(*used) if price else None
         completion = replace(completion, latency_ms=latency_ms, cost=cost, executed_at=datetime.now(UTC))
         return _Attempt(completion, again=completion.error is not None and completion.error.retryable)
 

@@ -1,0 +1,116 @@
+"""Messages whose content is a list of parts, in the OpenAI form: what is checked before a model is asked.
+
+    {"role": "user", "content": [{"type": "text", "text": "What is this?"},
+                                 {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0…"}}]}
+
+Images are named by an http(s) URL, which is passed on as text and never fetched here, or given as base64 data.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from evalservice.catalog.sandbox import MAX_RENDERED_CHARS, PromptError
+from evalservice.errors import shown
+from evalservice.records import JSON
+
+MAX_IMAGE_CHARS: Final = 28 << 20
+"""Characters of a data URL: 20 MiB of an image, in base64."""
+MAX_IMAGES_CHARS: Final = 40 << 20
+"""Characters of all data URLs of one test case."""
+MAX_URL_CHARS: Final = 8192
+SYSTEM_ROLES: Final = ("system", "developer")
+
+PASSED_ON: Final = ("input_audio", "file", "refusal")
+"""Further parts of the OpenAI form: a provider that does not take them says so, for the test case that has them."""
+
+
+def check_messages(messages: Sequence[Mapping[str, JSON]]) -> None:
+    """Raises PromptError, naming the message and the part, for what no provider could read or what is too large."""
+    chars = images = 0
+    for number, message in enumerate(messages):
+        content = message.get("content")
+        where = f"messages[{number}].content"
+        if isinstance(content, str):
+            chars += len(content)
+        elif isinstance(content, list):
+            for position, part in enumerate(content):
+                text, image = _part_chars(f"{where}[{position}]", part)
+                chars, images = chars + text, images + image
+    if chars > MAX_RENDERED_CHARS:
+        raise PromptError(f"messages: more than {MAX_RENDERED_CHARS:,} characters")
+    if images > MAX_IMAGES_CHARS:
+        raise PromptError(f"messages: images of more than {MAX_IMAGES_CHARS >> 20} MiB in base64")
+
+
+def refuse_system_messages(messages: Sequence[Mapping[str, JSON]]) -> None:
+    """Raises PromptError when a message is of the system role, for a model that has none."""
+    for number, message in enumerate(messages):
+        if message.get("role") in SYSTEM_ROLES:
+            raise PromptError(
+                f"messages[{number}].role: {message['role']!r}, but the model's configuration says that it has no "
+                "system prompt (system_prompt: false)"
+            )
+
+
+def _part_chars(where: str, part: JSON) -> tuple[int, int]:
+    """Characters of text and of image data in a part."""
+    if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+        raise PromptError(f"{where}: an object with a type (text, image_url) is expected, this is {shown(part, 60)}")
+    kind = part["type"]
+    if kind == "text":
+        if not isinstance(part.get("text"), str):
+            raise PromptError(f"{where}.text: a text is expected, this is {shown(part.get('text'), 60)}")
+        return len(part["text"]), 0
+    if kind == "image_url":
+        url = image_url(part)
+        if url is None:
+            given = shown(part.get("image_url"), 60)
+            raise PromptError(f'{where}.image_url: an object {{"url": …}} is expected, this is {given}')
+        return 0, _image_chars(f"{where}.image_url.url", url)
+    if kind not in PASSED_ON:
+        known = ", ".join(("text", "image_url", *PASSED_ON))
+        raise PromptError(f"{where}.type: {shown(kind)} is not known; known are {known}")
+    return len(str(part)), 0
+
+
+def _image_chars(where: str, url: str) -> int:
+    if not url.startswith("data:"):
+        if not url.startswith(("https://", "http://")) or len(url) > MAX_URL_CHARS:
+            raise PromptError(
+                f"{where}: {shown(url, 60)} is not an http(s) URL of at most {MAX_URL_CHARS} characters, "
+                "nor data:image/…;base64,…"
+            )
+        return 0
+    if len(url) > MAX_IMAGE_CHARS:
+        raise PromptError(f"{where}: an image of more than {MAX_IMAGE_CHARS >> 20} MiB in base64")
+    media_type, data = split_data_url(url)
+    if not media_type.startswith("image/") or data is None:
+        raise PromptError(f"{where}: {shown(url, 60)}, expected is data:image/…;base64,…")
+    try:
+        found = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PromptError(f"{where}: the image is not base64 ({error})") from None
+    if not found:
+        raise PromptError(f"{where}: the image is empty")
+    return len(url)
+
+
+def split_data_url(url: str) -> tuple[str, str | None]:
+    """(media type, base64 text) of a data URL (RFC 2397); None for data in another encoding.
+
+    "data:image/png;base64,iVBORw0" -> ("image/png", "iVBORw0")
+    """
+    head, _, data = url.removeprefix("data:").partition(",")
+    media_type, *parameters = head.split(";")
+    return media_type.strip().lower(), data if "base64" in parameters and data else None
+
+
+def image_url(part: Mapping[str, JSON]) -> str | None:
+    """The URL of an `image_url` part; None when it has none."""
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, Mapping) else None
+    return url if isinstance(url, str) else None
