@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 _UNITS = (86_400.0, 3_600.0, 60.0, 1.0, 0.001)
-_MAX_COUNT = 10**15
+_MOST_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ def count_of(headers: Mapping[str, str], *names: str) -> int | None:
     """The first of these headers that holds a whole number from 0 on. (Azure says -1 where it does not know.)"""
     for name in names:
         text = (headers.get(name) or "").strip()
-        if text.isascii() and text.isdigit() and int(text[:16]) <= _MAX_COUNT:
-            return int(text[:16])
+        if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS:
+            return int(text)
     return None
 
 

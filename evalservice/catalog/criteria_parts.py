@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from evalservice.catalog.tools import response_format, tool_choice, tool_list
+from evalservice.catalog.tools import choice_of_shape, format_of_shape, tools_of_shape
 from evalservice.errors import InvalidInput
 from evalservice.records import JSON
 
@@ -66,12 +66,12 @@ class Sampling(StrictModel):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     repetition_penalty: float | None = Field(default=None, gt=0)
     logit_bias: dict[str, float] | None = None
-    response_format: Annotated[dict[str, Any], AfterValidator(response_format)] | None = None
+    response_format: Annotated[dict[str, Any], AfterValidator(format_of_shape)] | None = None
     reasoning_effort: str | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: Annotated[tuple[dict[str, Any], ...], AfterValidator(tool_list)] | None = None
-    tool_choice: Annotated[str | dict[str, Any], AfterValidator(tool_choice)] | None = None
+    tools: Annotated[tuple[dict[str, Any], ...], AfterValidator(tools_of_shape)] | None = None
+    tool_choice: Annotated[str | dict[str, Any], AfterValidator(choice_of_shape)] | None = None
     extra_body: dict[str, Any] | None = None
     """Sent as further top-level keys of the request, for what a server adds to the format; objects are merged."""
 

@@ -5,7 +5,7 @@
     response_format  {"type": "json_schema", "json_schema": {"name": "sum", "schema": {SCHEMA}, "strict": true}}
                      {"type": "json_object"} | {"type": "text"}
 
-Each function takes a value and gives it back; it raises ValueError that says where it has another shape.
+`…_of_shape` takes a value and gives it back; it raises ValueError that says where it has another shape.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMATS: Final = ("text", "json_object", "json_schema")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-def tool_list(value: Sequence[Mapping[str, Any]]) -> Any:
+def tools_of_shape(value: Sequence[Mapping[str, Any]]) -> Any:
     """Definitions of functions, each under a name of its own."""
     if not 1 <= len(value) <= MAX_TOOLS:
         raise ValueError(f"1 to {MAX_TOOLS} tools, there are {len(value)}")
@@ -40,17 +40,21 @@ def tool_list(value: Sequence[Mapping[str, Any]]) -> Any:
     names = tool_names(value)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"a name for each tool; repeated: {', '.join(repeated)}")
-    if len(orjson.dumps(value)) > MAX_TOOLS_BYTES:
+    try:
+        size = len(orjson.dumps(value))
+    except TypeError as error:
+        raise ValueError(f"JSON values only ({error})") from None
+    if size > MAX_TOOLS_BYTES:
         raise ValueError(f"tools of at most {MAX_TOOLS_BYTES >> 20} MiB in all")
     return value
 
 
 def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of functions of the shape that `tool_list` accepts."""
+    """The names of functions of the shape that `tools_of_shape` accepts."""
     return [tool["function"]["name"] for tool in tools]
 
 
-def tool_choice(value: str | Mapping[str, Any]) -> Any:
+def choice_of_shape(value: str | Mapping[str, Any]) -> Any:
     """Which tools may, or must, be called. That the named one exists is for `check_choice`, which knows the tools."""
     if isinstance(value, str):
         if value not in CHOICES:
@@ -76,7 +80,7 @@ def check_choice(sampling: Mapping[str, JSON]) -> None:
         raise InvalidInput("config.tool_choice", choice["function"]["name"], f"a tool among {', '.join(names)}")
 
 
-def response_format(value: Mapping[str, Any]) -> Any:
+def format_of_shape(value: Mapping[str, Any]) -> Any:
     """The form of the answer: text, any JSON object, or JSON of a schema. Formats of other servers keep their shape."""
     kind = value.get("type")
     if not isinstance(kind, str):
