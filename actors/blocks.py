@@ -11,7 +11,7 @@ and the scored block (`SCORED`), whose columns are those of the table `evaluatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
@@ -20,6 +20,7 @@ import orjson
 import pyarrow as pa
 from uuid_utils import uuid7
 
+from evalservice.catalog.content import without_image_data
 from evalservice.records import JSON, Completion, ItemError, TestCase
 from evalservice.storable import dump, storable_text
 
@@ -65,7 +66,7 @@ def generated_row(case: TestCase, messages: Sequence[Any] | None, completions: S
     error = next((completion.error for completion in completions if completion.error is not None), None)
     return {
         **_identity(case),
-        "input_data": dump({"messages": messages}) if messages is not None else dump(case.input),
+        "input_data": dump(_asked(case, messages)),
         **_outcome(error),
         "latency_ms": _mean([c.latency_ms for c in completions if c.latency_ms is not None and c.error is None]),
         **_tokens(completions),
@@ -79,6 +80,15 @@ def generated_row(case: TestCase, messages: Sequence[Any] | None, completions: S
 def failed_row(case: TestCase, error: ItemError) -> dict[str, Any]:
     """The row of a test case that never reached the model."""
     return generated_row(case, None, [Completion(error=error)])
+
+
+def _asked(case: TestCase, messages: Sequence[Any] | None) -> JSON:
+    """The messages; of a test case that was never asked, its input."""
+    if messages is not None:
+        return {"messages": without_image_data(messages)}
+    if isinstance(case.input, Mapping) and isinstance(case.input.get("messages"), list):
+        return {**case.input, "messages": without_image_data(case.input["messages"])}
+    return case.input
 
 
 def _identity(case: TestCase) -> dict[str, Any]:

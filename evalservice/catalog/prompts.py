@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evalservice.catalog.content import SYSTEM_ROLES, check_messages
+from evalservice.catalog.content import SYSTEM_ROLES, MessagesError, check_messages
 from evalservice.catalog.criteria import DEFAULT_CHOICE_TEMPLATE, DEFAULT_TEMPLATE, EvaluationCriteria, Example
 from evalservice.catalog.mapping import letter
 from evalservice.catalog.sandbox import PromptError, Template, compile_template
@@ -71,6 +71,8 @@ class PromptRenderer:
             [*_, asked] = self.render(sample)
             if isinstance(asked.get("content"), str) and not str(asked["content"]).strip():
                 raise PromptError("prompt_template, it renders to nothing")
+        except MessagesError:
+            return  # the test case's own fault, which a run shows as its error
         except PromptError as error:
             field, _, problem = error.message.partition(", ")
             template = self.criteria.system_prompt if field == "system_prompt" else self.criteria.prompt_template

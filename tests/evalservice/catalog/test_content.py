@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 from typing import Any
 
 import pytest
 from hypothesis import given
 
-from evalservice.catalog.content import MAX_IMAGE_CHARS, check_messages, refuse_system_messages
+from evalservice.catalog.content import (
+    MAX_IMAGE_CHARS,
+    check_messages,
+    refuse_system_messages,
+    without_image_data,
+)
 from evalservice.catalog.criteria import parse_criteria
 from evalservice.catalog.datasets import load_cases
 from evalservice.catalog.prompts import PromptError, PromptRenderer
@@ -92,3 +98,15 @@ def test_a_system_message_is_refused_for_a_model_that_has_none() -> None:
     refuse_system_messages(TALK[1:-1])
     with pytest.raises(PromptError, match=r"messages\[0\].role: 'system'"):
         refuse_system_messages(TALK)
+
+
+def test_a_result_keeps_the_hash_of_an_image_in_place_of_its_data() -> None:
+    kept = without_image_data(TALK)
+    digest = hashlib.sha256(PNG.encode()).hexdigest()
+    assert kept[2]["content"] == [{"type": "image_url", "image_url": {"url": f"data:image/png;sha256={digest}"}}]
+    assert [kept[number] == TALK[number] for number in range(len(TALK))].count(False) == 1
+
+
+@given(messages_of_any_shape())
+def test_messages_of_any_shape_are_kept(messages: Any) -> None:
+    assert len(without_image_data(messages)) == len(messages)
