@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from actors.providers.limits import RateLimits, count_of, duration_seconds
-from actors.providers.parameters import check_extra_body, check_logprobs
+from actors.providers.parameters import check_extra_body, check_logprobs, merged
 from actors.providers.reading import (
     calls_text,
     count,
@@ -55,7 +55,7 @@ class OpenAIChat:
         sampling = dict(request.sampling)
         extra = sampling.pop("extra_body", None) or {}
         allowed = {key: value for key, value in extra.items() if key not in FIXED}
-        return {"model": model_id, "messages": list(request.messages), **sampling, **allowed}
+        return merged({"model": model_id, "messages": list(request.messages), **sampling}, allowed)
 
     def completion(self, payload: JSON) -> Completion:
         if not isinstance(payload, dict):

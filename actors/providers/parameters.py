@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from evalservice.errors import InvalidInput
 from evalservice.records import JSON
@@ -33,14 +32,19 @@ def check_extra_body(sampling: Mapping[str, JSON], fixed: Collection[str]) -> No
     fixed: dotted paths of such keys. A key in snake_case is the same one as in camelCase.
     """
     for path in fixed:
-        value: Any = sampling.get("extra_body") or {}
-        for step in path.split("."):
-            given = [key for key in value if camel(key) == camel(step)] if isinstance(value, Mapping) else []
-            value = value[given[0]] if given else None
-        if value is not None:
+        for value in _values_at(sampling.get("extra_body"), path.split(".")):
             raise InvalidInput(
                 f"config.extra_body.{path}", value, "this key is set for each request and cannot be given"
             )
+
+
+def _values_at(value: JSON, steps: Sequence[str]) -> Iterator[JSON]:
+    if not steps:
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if camel(key) == camel(steps[0]):
+                yield from _values_at(inner, steps[1:])
 
 
 def check_logprobs(sampling: Mapping[str, JSON]) -> None:
