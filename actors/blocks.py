@@ -11,7 +11,7 @@ and the scored block (`SCORED`), whose columns are those of the table `evaluatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
@@ -20,6 +20,7 @@ import orjson
 import pyarrow as pa
 from uuid_utils import uuid7
 
+from evalservice.catalog.content import without_image_data
 from evalservice.records import JSON, Completion, ItemError, TestCase
 from evalservice.storable import dump, storable_text
 
@@ -48,6 +49,8 @@ TO_SCORE = (
     "is_retryable", "case", "texts",
 )  # fmt: skip
 """What of a generated block the scorers look at."""
+_TOLD = ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens", "logprobs")
+"""What `completion_info` says of a completion where its provider does."""
 SCORED = pa.schema(
     [
         ("id", pa.string()),
@@ -72,7 +75,7 @@ def generated_row(
     error = next((completion.error for completion in completions if completion.error is not None), None)
     return {
         **_identity(case),
-        "input_data": dump({"messages": messages}) if messages is not None else dump(case.input),
+        "input_data": dump(_asked(case, messages)),
         **_outcome(error),
         "latency_ms": _mean([c.latency_ms for c in completions if c.latency_ms is not None and c.error is None]),
         **_tokens(completions),
@@ -87,6 +90,15 @@ def generated_row(
 def failed_row(case: TestCase, error: ItemError) -> dict[str, Any]:
     """The row of a test case that never reached the model."""
     return generated_row(case, None, [Completion(error=error)])
+
+
+def _asked(case: TestCase, messages: Sequence[Any] | None) -> JSON:
+    """The messages; of a test case that was never asked, its input."""
+    if messages is not None:
+        return {"messages": without_image_data(messages)}
+    if isinstance(case.input, Mapping) and isinstance(case.input.get("messages"), list):
+        return {**case.input, "messages": without_image_data(case.input["messages"])}
+    return case.input
 
 
 def _identity(case: TestCase) -> dict[str, Any]:
@@ -156,9 +168,10 @@ def _info(completions: Sequence[Completion]) -> JSON:
             "model": completion.model,
             "system_fingerprint": completion.system_fingerprint,
             "attempts": completion.attempts,
+            **{name: value for name in _TOLD if (value := getattr(completion, name)) is not None},
             **({"refused": True} if completion.refused else {}),
             **({"cached_from": completion.cached_from} if completion.cached_from is not None else {}),
-            **({"error": asdict(completion.error)} if completion.error is not None else {}),
+            **({"error": _error(completion.error)} if completion.error is not None else {}),
         }
         for completion in completions
     ]
@@ -166,6 +179,10 @@ def _info(completions: Sequence[Completion]) -> JSON:
         return infos[0]
     cached = {completion.cached_from for completion in completions}
     return {"samples": infos, **({} if None in cached else {"cached_from": min(cached, key=str)})}
+
+
+def _error(error: ItemError) -> JSON:
+    return {name: value for name, value in asdict(error).items() if name != "retry_after" or value is not None}
 
 
 def generated_table(rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -39,6 +39,7 @@ class StoredCompletion:
             model=model,
             system_fingerprint=fingerprint,
             refused=bool(self.info.get("refused")),
+            logprobs=self.info.get("logprobs"),
             cost=Decimal(0),
             cached_from=self.run,
         )

@@ -19,6 +19,7 @@ from actors.garbage import collect_rarely
 from actors.plan import RunPlan
 from actors.signal import Follower
 from evalservice.catalog.blocks import Block, read_block
+from evalservice.catalog.content import refuse_system_messages
 from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.catalog.model_config import ModelConfig
 from evalservice.catalog.prompts import PromptError, PromptRenderer
@@ -37,7 +38,9 @@ class Generate:
         self._plan = plan
         self._criteria = EvaluationCriteria.model_validate(plan.criteria)
         self._renderer = PromptRenderer(self._criteria)
-        self._sampling = ModelConfig.model_validate(plan.config).sampling()
+        config = ModelConfig.model_validate(plan.config)
+        self._sampling = config.sampling()
+        self._has_system_prompt = config.system_prompt is not False
         self._snapshot = open_snapshot(plan.snapshot_uri)
         self._signal = signal
         self._follower: Follower | None = None
@@ -72,7 +75,10 @@ class Generate:
         prompts: list[tuple[TestCase, tuple[Mapping[str, Any], ...]]] = []
         for case in cases:
             try:
-                prompts.append((case, tuple(self._renderer.render(case))))
+                messages = self._renderer.render(case)
+                if not self._has_system_prompt:
+                    refuse_system_messages(messages)
+                prompts.append((case, messages))
             except PromptError as error:
                 rows.append(failed_row(case, ItemError("prompt_error", error.message, retryable=False)))
         epochs = self._criteria.epochs

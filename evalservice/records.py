@@ -26,6 +26,9 @@ from typing import Any, Literal
 JSON = Any
 """Any JSON value: None, bool, int, float, str, list or dict with string keys."""
 
+TokenLogprob = tuple[str, float, tuple[tuple[str, float], ...]]
+"""A token of a completion, its natural log probability, and the most probable tokens in its place with theirs."""
+
 ScoreStatus = Literal["scored", "scorer_failed", "model_failed"]
 
 CacheUse = Literal["off", "deterministic", "all"]
@@ -70,19 +73,22 @@ class ItemError:
     """Why an item has no usable completion.
 
     `retryable`: asking again later may succeed (a resume asks again); False for what will fail the same way again.
+    `retry_after`: seconds that the body of the provider's answer asks to wait, where it does.
     """
 
     kind: ErrorKind
     message: str
     retryable: bool
     status_code: int | None = None
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """One call of a model: chat messages in the OpenAI form and effective sampling parameters.
 
-    `sampling` holds only what was set: temperature, top_p, max_tokens, stop, seed, ... by the OpenAI names.
+    `messages`: contents are texts or lists of parts (`{"type": "text", …}`, `{"type": "image_url", …}`).
+    `sampling` holds only what was set: temperature, top_p, max_tokens, stop, seed, tools, ... by the OpenAI names.
     """
 
     messages: tuple[Mapping[str, JSON], ...]
@@ -93,9 +99,14 @@ class ChatRequest:
 class Completion:
     """What a model returned for one request. With `error` set, `text` is "" or what arrived before the failure.
 
+    text: where the model called tools instead of answering, the calls as JSON, keys sorted, without blanks:
+    `[{"arguments":{"city":"Paris"},"name":"weather"}]`, the same for every provider.
     latency_ms: wall time of the successful attempt, queueing and earlier attempts excluded, in milliseconds.
-    cost: US dollars, exact; None when no price is known. Tokens as the provider reports them, None if it does not.
+    cost: US dollars; None when no price is known. Tokens as the provider reports them, None if it does not.
     cached_from: the run whose stored completion this is; nobody was asked for it again.
+    input_tokens: all of the prompt; of them cached_input_tokens were read from the provider's prompt cache and
+    cache_write_tokens written into it. output_tokens: all that is billed as output, reasoning_tokens of them thought.
+    logprobs: where asked for, (token, log probability, ((alternative, log probability), ...)) of the first tokens.
     """
 
     text: str = ""
@@ -111,6 +122,10 @@ class Completion:
     cached_from: str | None = None
     executed_at: datetime | None = None
     error: ItemError | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,18 +16,20 @@ from pyreqwest.exceptions import RequestError, RequestTimeoutError
 from pyreqwest.response import Response
 
 from actors.gate import Gate, Need
-from actors.limiter import Membership
+from actors.limiter import Limits, Membership
 from actors.providers.connection import Connection, could_not_connect, reason
 from actors.providers.estimate import Estimate, worst_cost
 from actors.providers.lanes import Lanes
 from actors.providers.retry import Backoff, is_worth_retrying, retry_after_seconds
 from actors.providers.wire import WireFormat
 from actors.purse import UNIT_DIGITS
+from evalservice.errors import InvalidInput
 from evalservice.pricing import Price
 from evalservice.records import ChatRequest, Completion, ItemError
 
 MAX_ANSWER_BYTES = 64 * 2**20
 DEFAULT_TIMEOUT = 120.0
+LEARN_SECONDS = 1.0
 BILLED_PERHAPS = frozenset({"malformed_response", "empty_response", "content_filter"})
 """What is no use to us, but was generated."""
 
@@ -79,6 +81,7 @@ class HostedBackend:
         self._rng = random.Random(seed)
         self._gate = gate or Gate(Membership(self._url, endpoint.model_id, "", endpoint.concurrency))
         self._estimate = Estimate()
+        self._learn_at = 0.0
 
     async def complete(self, requests: Sequence[ChatRequest], stop: asyncio.Event) -> list[Completion | None]:
         """See `Backend.complete`. After `stop`, requests under way have `stop_grace` seconds to be answered."""
@@ -93,6 +96,8 @@ class HostedBackend:
     async def _with_retries(self, request: ChatRequest, stop: asyncio.Event) -> Completion | None:
         try:
             body = orjson.dumps(self._wire.body(self._endpoint.model_id, request))
+        except InvalidInput as error:
+            return Completion(error=ItemError("bad_request", error.message, retryable=False))
         except (TypeError, ValueError) as error:
             return Completion(error=ItemError("bad_request", f"the request is not JSON: {error}", retryable=False))
         backoff = self._endpoint.backoff
@@ -142,10 +147,23 @@ class HostedBackend:
         completion = outcome.completion
         if outcome.lost:
             return need
-        if completion.input_tokens is None and completion.output_tokens is None:
-            return Need(0, 0) if completion.error is not None else need
-        tokens = (completion.input_tokens or 0) + (completion.output_tokens or 0)
-        return Need(tokens, need.money if completion.cost is None else int(completion.cost.scaleb(UNIT_DIGITS)))
+        inputs, outputs = completion.input_tokens, completion.output_tokens
+        if inputs is None or outputs is None:
+            return Need(0, 0) if completion.error is not None and inputs is outputs else need
+        money = need.money if completion.cost is None else int(completion.cost.scaleb(UNIT_DIGITS))
+        return Need(inputs + outputs, money)
+
+    def _learn(self, headers: Mapping[str, str], now: float) -> None:
+        """What an answer's headers say of limits per minute, looked at once a second."""
+        if now >= self._learn_at:
+            self._learn_at = now + LEARN_SECONDS
+            found = self._wire.limits(headers)
+            self._gate.learn(
+                Limits(
+                    _per_minute(found.requests_limit, found.requests_reset),
+                    _per_minute(found.tokens_limit, found.tokens_reset),
+                )
+            )
 
     async def _attempt(self, body: bytes) -> _Attempt:
         loop = asyncio.get_running_loop()
@@ -171,13 +189,15 @@ class HostedBackend:
             return _failed(
                 "malformed_response", f"the answer is larger than {MAX_ANSWER_BYTES} bytes", again=False, lost=True
             )
-        latency_ms = (loop.time() - started) * 1000.0
+        ended = loop.time()
+        latency_ms = (ended - started) * 1000.0
+        self._learn(headers, ended)
         if status != 200:
             problem = self._wire.error(status, _parsed(data), headers)
             again = is_worth_retrying(status) and problem.kind in ("rate_limited", "server_error")
             return _Attempt(
                 Completion(error=problem, latency_ms=latency_ms, executed_at=datetime.now(UTC)),
-                retry_after_seconds(headers, datetime.now(UTC)),
+                retry_after_seconds(headers, datetime.now(UTC)) if problem.retry_after is None else problem.retry_after,
                 again,
             )
         return self._answered(data, content_type or "no content type", latency_ms)
@@ -191,7 +211,8 @@ class HostedBackend:
             return _failed("malformed_response", f"the answer is not JSON: {error}", lost=True)
         completion = self._wire.completion(payload)
         price = self._endpoint.price
-        cost = price.cost(completion.input_tokens, completion.output_tokens) if price else None
+        used = completion.input_tokens, completion.output_tokens, completion.cache_write_tokens
+        cost = price.cost(*used) if price else None
         completion = replace(completion, latency_ms=latency_ms, cost=cost, executed_at=datetime.now(UTC))
         problem = completion.error
         unknown = completion.input_tokens is None and completion.output_tokens is None
@@ -204,6 +225,11 @@ class HostedBackend:
 
 class _AnswerTooLargeError(Exception):
     pass
+
+
+def _per_minute(limit: int | None, reset: float | None) -> int | None:
+    """A limit, unless it is of a window that takes longer than a minute to be whole again, as a daily one does."""
+    return limit if limit and (reset is None or reset <= 60.0) else None
 
 
 def _spent(before: Completion, after: Completion) -> Completion:

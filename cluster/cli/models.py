@@ -22,20 +22,26 @@ from cluster.cli.output import print_json, print_table, say
 from evalservice.client import path_of
 from evalservice.errors import InvalidInput
 
-app = typer.Typer(help="Models: hosted (OpenAI-compatible) and self-hosted (vLLM, transformers).", no_args_is_help=True)
+app = typer.Typer(help="Models: hosted (OpenAI-compatible, Anthropic, Google) and self-hosted.", no_args_is_help=True)
 
 
 @app.command("add")
 def add(
     name: Annotated[str, typer.Argument(help="What you will call it.")],
     platform_name: Annotated[
-        str, typer.Option("--platform", help="openai (and every compatible server), vllm, transformers.")
+        str,
+        typer.Option(
+            "--platform", help="openai (and every compatible server), anthropic, google; vllm, transformers (engines)."
+        ),
     ],
     model_id: Annotated[
         str, typer.Option("--model-id", help="The provider's id, or for an engine a folder or hub id of weights.")
     ],
     base_url: Annotated[
-        str, typer.Option("--base-url", metavar="URL", help="The server, e.g. http://localhost:11434/v1.")
+        str,
+        typer.Option(
+            "--base-url", metavar="URL", help="The server, e.g. http://localhost:11434/v1; else the platform's own."
+        ),
     ] = "",
     api_key_env: Annotated[
         str | None,
@@ -67,8 +73,12 @@ def add(
 
       evalservice models add mini --platform openai --model-id gpt-4o-mini --api-key-env OPENAI_API_KEY
       --input-price 0.15 --output-price 0.60
+
+      evalservice models add sonnet --platform anthropic --model-id claude-sonnet-4-5 --api-key-env ANTHROPIC_API_KEY
+
+      evalservice models add flash --platform google --model-id gemini-2.5-flash --api-key-env GEMINI_API_KEY
     """
-    from evalservice.catalog.model_config import OPENAI_URL, ModelConfig
+    from evalservice.catalog.model_config import BASE_URLS, ModelConfig
     from evalservice.catalog.schemas import NewModel, parse
 
     settings = ModelConfig.parse("config", json_object("config", config))
@@ -87,11 +97,11 @@ def add(
         "parent": parent,
         "tags": tuple(tag or ()),
     }
-    if platform_name == "openai" and not base_url and api_key_env is None:
+    if platform_name in BASE_URLS and not base_url and api_key_env is None:
         raise InvalidInput(
             "api_key_env",
             None,
-            f"{OPENAI_URL} needs a key: name the variable that holds it with "
+            f"{BASE_URLS[platform_name]} needs a key: name the variable that holds it with "
             "--api-key-env, or give --base-url for another server",
         )
     body = {**body_of(parse(NewModel, values)), "config": settings.set_values()}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from evalservice.catalog.tools import choice_of_shape, format_of_shape, tools_of_shape
 from evalservice.errors import InvalidInput
 from evalservice.records import JSON
 
@@ -46,7 +47,12 @@ class ScorerSpec(StrictModel):
 
 
 class Sampling(StrictModel):
-    """Sampling parameters by their OpenAI names; what is not set is left to the model's own defaults."""
+    """Sampling parameters by their OpenAI names; what is not set is left to the model's own defaults.
+
+    A platform that does not know one of them refuses the run when it is created. tools, tool_choice and
+    response_format have the OpenAI form for every provider. logprobs: keep each token's log probability, and those of
+    `top_logprobs` alternatives, in the result's `completion_info`.
+    """
 
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -60,10 +66,14 @@ class Sampling(StrictModel):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     repetition_penalty: float | None = Field(default=None, gt=0)
     logit_bias: dict[str, float] | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: Annotated[dict[str, Any], AfterValidator(format_of_shape)] | None = None
     reasoning_effort: str | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    tools: Annotated[tuple[dict[str, Any], ...], AfterValidator(tools_of_shape)] | None = None
+    tool_choice: Annotated[str | dict[str, Any], AfterValidator(choice_of_shape)] | None = None
     extra_body: dict[str, Any] | None = None
-    """Sent as further top-level keys of the request, for what a compatible server adds to the format."""
+    """Sent as further top-level keys of the request, for what a server adds to the format; objects are merged."""
 
     def set_values(self) -> dict[str, JSON]:
         """Only what was set, as JSON."""

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evalservice.catalog.content import SYSTEM_ROLES, MessagesError, check_messages
 from evalservice.catalog.criteria import DEFAULT_CHOICE_TEMPLATE, DEFAULT_TEMPLATE, EvaluationCriteria, Example
 from evalservice.catalog.mapping import letter
-from evalservice.catalog.sandbox import MAX_RENDERED_CHARS, PromptError, Template, compile_template
+from evalservice.catalog.sandbox import PromptError, Template, compile_template
 from evalservice.errors import InvalidInput
 from evalservice.records import JSON, TestCase
 
@@ -50,7 +51,7 @@ class PromptRenderer:
         messages += self._turns
         if isinstance(case.input, Mapping) and "messages" in case.input:
             own = case.input["messages"]
-            self._check_size(own)
+            check_messages(own)
             return (*messages, *own)
         text = self._inline + self._template(case).render(variables)
         return (*messages, {"role": "user", "content": text})
@@ -59,12 +60,19 @@ class PromptRenderer:
         """The hash of all that makes the prompts."""
         return self.criteria.template_hash()
 
+    @property
+    def has_system_prompt(self) -> bool:
+        """Whether every test case is asked with a system prompt, the criteria's or a few-shot example's."""
+        return self._system is not None or any(turn.get("role") in SYSTEM_ROLES for turn in self._turns)
+
     def check_against(self, sample: TestCase) -> None:
         """Renders a real test case; raises `InvalidInput` that names the template and what fails in it."""
         try:
             [*_, asked] = self.render(sample)
             if isinstance(asked.get("content"), str) and not str(asked["content"]).strip():
                 raise PromptError("prompt_template, it renders to nothing")
+        except MessagesError:
+            return  # the test case's own fault, which a run shows as its error
         except PromptError as error:
             field, _, problem = error.message.partition(", ")
             template = self.criteria.system_prompt if field == "system_prompt" else self.criteria.prompt_template
@@ -97,14 +105,9 @@ class PromptRenderer:
             messages = case.input["messages"]
             if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
                 raise PromptError("messages: a list of objects with role and content is expected")
+            check_messages(messages)
             return list(messages)
         return [{"role": "user", "content": self._template(case).render(template_variables(case))}]
-
-    @staticmethod
-    def _check_size(messages: list[dict[str, JSON]]) -> None:
-        chars = sum(len(text) for message in messages if isinstance(text := message.get("content"), str))
-        if chars > MAX_RENDERED_CHARS:
-            raise PromptError(f"messages: more than {MAX_RENDERED_CHARS:,} characters")
 
 
 def template_variables(case: TestCase) -> dict[str, Any]:

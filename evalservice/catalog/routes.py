@@ -16,7 +16,6 @@ from evalservice.catalog import service
 from evalservice.catalog.blocks import Block, read_block
 from evalservice.catalog.datasets import snapshot
 from evalservice.catalog.formats import Record, guess_format, inline_records, read_records
-from evalservice.catalog.model_config import OPENAI_URL
 from evalservice.catalog.schemas import (
     BenchmarkChanges,
     BenchmarkRead,
@@ -88,6 +87,7 @@ def create_model(context: Writer, new: NewModel, once: Idempotent) -> Response:
         context.caller.require("admin")  # as for every provider key that is stored
 
     def work() -> Response:
+        context.wiring.check_model(new.platform, new.config)
         model = service.add_model(
             context.session,
             context.organization_id,
@@ -117,7 +117,7 @@ def change_model(context: Writer, model: str, changes: ModelChanges) -> Response
     context.check_unchanged(ModelRead.of(row))
     given = changes.model_dump(include=changes.model_fields_set)
     if given.get("credential_id") is not None:
-        origin = origin_of(row.base_url or OPENAI_URL)
+        origin = origin_of(row.base_url or context.wiring.platforms.get(row.platform, ""))
         service.credential_of_origin(context.session, given["credential_id"], origin)
     service.change_model(context.session, row, given)
     return context.reply(ModelRead.of(row))

@@ -24,7 +24,7 @@ MAX_COST = "max_cost"
 """The budget in a run's `evaluation_config`: US dollars as a text, so that it stays exact."""
 STORED = Decimal("1e-10")
 BOUNDED_BY = ("max_tokens", "max_completion_tokens")
-UNBOUNDED_KEYS = frozenset({*BOUNDED_BY, "generationConfig", "n", "best_of", "thinking", "budget_tokens"})
+UNBOUNDED_KEYS = frozenset({*BOUNDED_BY, "generationConfig", "generation_config", "n", "best_of"})
 """What in `extra_body` could make an answer longer, or dearer, than `max_tokens` says."""
 
 

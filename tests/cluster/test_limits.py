@@ -64,6 +64,16 @@ def test_the_limit_of_a_credential_is_kept_over_all_its_models(bench: Any, provi
     assert len(times) <= LIMIT / 60 * (times[-1] - times[0]).total_seconds() + LIMIT / 60
 
 
+def test_what_a_provider_names_as_its_limit_is_kept_without_being_configured(
+    bench: Any, provider: RunningProvider
+) -> None:
+    provider.control(requests_per_minute=3_000, announced=True)
+    started = time.monotonic()
+    run = bench.run(bench.model(provider.url), bench.benchmark(RECORDS * 5), max_concurrency=32)
+    assert run.completed_test_cases == 300
+    assert time.monotonic() - started > 4.0, "fifty a second"
+
+
 def test_after_a_retry_after_nobody_asks_until_it_is_over(bench: Any, provider: RunningProvider) -> None:
     model, benchmark = bench.model(provider.url), bench.benchmark(RECORDS)
     provider.control(storm_seconds=20.0, retry_after=3.0, latency=0.3)
