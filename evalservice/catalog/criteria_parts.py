@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from evalservice.errors import InvalidInput
 from evalservice.records import JSON
@@ -26,10 +34,31 @@ class Example(StrictModel):
 
 
 class FewShot(StrictModel):
-    """Examples before the question, as turns of the conversation or inline in the one prompt."""
+    """Examples before the question, as turns of the conversation or inline in the one prompt.
+
+    by: a template variable, such as a subject, whose value says which of the `groups` a test case gets instead.
+    """
 
     style: Literal["turns", "inline"] = "turns"
     examples: tuple[Example, ...] = Field(default=(), max_length=100)
+    by: str | None = Field(default=None, min_length=1, max_length=200)
+    groups: dict[str, Annotated[tuple[Example, ...], Field(max_length=100)]] = Field(
+        default_factory=dict, max_length=1000
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> FewShot:
+        if (self.by is None) != (not self.groups):
+            raise ValueError("by and groups come together")
+        if self.groups and self.examples:
+            raise ValueError("either examples or groups")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_groups(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Criteria without groups say, and hash to, what they did before there were any."""
+        document: dict[str, Any] = standard(self)
+        return document if self.groups else {k: v for k, v in document.items() if k not in ("by", "groups")}
 
 
 def few_shot_from(value: Any) -> Any:
