@@ -248,6 +248,7 @@ def read_dataset(context: Reader, dataset: str) -> Response:
 def change_dataset(context: Writer, dataset: str, changes: DatasetChanges) -> Response:
     """Change description and tags."""
     row = find(context.session, EvaluationDataset, dataset, "dataset")
+    service.refuse_public_dataset(context.session, row)
     context.session.refresh(row, with_for_update=True)
     context.check_unchanged(DatasetRead.of(row))
     service.change(context.session, row, changes.model_dump(include=changes.model_fields_set))
