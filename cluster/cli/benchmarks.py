@@ -163,11 +163,14 @@ def list_benchmarks(json: Json = False) -> None:
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Name, name@version or id.")], json: Json = False) -> None:
     """Show a benchmark: dataset, prompt, scorers."""
+    from evalservice.catalog.criteria_parts import abridged
+
     with service() as opened:
         benchmark = opened.client.get(path_of("benchmarks", name))
     if json:
         print_json(benchmark)
         return
+    benchmark["evaluation_criteria"] = abridged(benchmark["evaluation_criteria"])
     for key, value in benchmark.items():
         say(f"{key:>20}  {'' if value is None else value}")
 

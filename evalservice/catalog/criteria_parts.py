@@ -61,6 +61,14 @@ class FewShot(StrictModel):
         return document if self.groups else {k: v for k, v in document.items() if k not in ("by", "groups")}
 
 
+def abridged(criteria: dict[str, Any]) -> dict[str, Any]:
+    """Stored criteria as lists show them: of each group of examples how many there are, for MMLU's are 150 KB."""
+    few_shot = criteria.get("few_shot") or {}
+    if not few_shot.get("groups"):
+        return criteria
+    return {**criteria, "few_shot": {**few_shot, "groups": {name: len(of) for name, of in few_shot["groups"].items()}}}
+
+
 def few_shot_from(value: Any) -> Any:
     """A bare list of examples is turns."""
     return {"examples": value} if isinstance(value, list | tuple) else value

@@ -320,7 +320,7 @@ def list_benchmarks(
     if is_standard is not None:
         query = query.where(BenchmarkSuite.is_standard == is_standard)
     sorts = {"created_at": BenchmarkSuite.created_at}
-    return context.reply(page_of(context.session, query, paging, sorts, BenchmarkSuite.id, BenchmarkRead.of))
+    return context.reply(page_of(context.session, query, paging, sorts, BenchmarkSuite.id, BenchmarkRead.in_list))
 
 
 @benchmarks.post("", status_code=201, response_model=BenchmarkRead)

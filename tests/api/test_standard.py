@@ -27,6 +27,24 @@ def installed(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Insta
     return done
 
 
+def test_lists_count_the_worked_examples_of_each_group_and_the_benchmark_itself_has_them(
+    served: Served, owner: httpx.Client, tmp_path: Path
+) -> None:
+    prepared = prepare(standard_benchmark("mmlu"), write(tmp_path, COPIES["mmlu"][0]), str(served.data_root))
+    engine = make_engine(served.database, pool_size=1)
+    with transaction(engine) as session:
+        done = install(session, prepared, details_of(prepared, None))
+    engine.dispose()
+    created(owner, "/v1/evaluation-runs", {"model": a_model(owner)["name"], "benchmark": str(done.benchmark_id)})
+    [listed] = owner.get("/v1/benchmarks", params={"name": "mmlu"}).json()["items"]
+    [run] = owner.get("/v1/evaluation-runs", params={"benchmark": "mmlu"}).json()["items"]
+    for criteria in (listed["evaluation_criteria"], run["provenance"]["criteria"]):
+        assert criteria["few_shot"]["groups"] == {"college_chemistry": 5}
+    whole = owner.get(f"/v1/evaluation-runs/{run['id']}").json()["provenance"]["criteria"]
+    assert whole == owner.get("/v1/benchmarks/mmlu").json()["evaluation_criteria"]
+    assert len(whole["few_shot"]["groups"]["college_chemistry"]) == 5
+
+
 @pytest.fixture
 def shown(owner: httpx.Client, installed: Installed) -> dict[str, Any]:
     """The benchmark as the first organization reads it."""

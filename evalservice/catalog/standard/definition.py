@@ -21,6 +21,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal
+from urllib.parse import quote
 
 from pydantic import Field, model_validator
 
@@ -37,7 +38,7 @@ Reader = Literal["records", "table", "squad", "drop", "drop-records", "parallel-
 
 
 class Source(StrictModel):
-    """Where a data set comes from. `revision` is a commit where one is published, else `main`."""
+    """Where a data set comes from. `revision` is a commit where one is known, else a tag or branch."""
 
     repository: str
     host: Literal["huggingface", "github"] = "huggingface"
@@ -53,7 +54,7 @@ class Source(StrictModel):
         """The page to fetch the data from."""
         if self.host == "github":
             return self.url
-        return f"{HUB}/{self.repository}/tree/{self.revision}"
+        return f"{HUB}/{self.repository}/tree/{quote(self.revision, safe='')}"
 
 
 class Layout(StrictModel):

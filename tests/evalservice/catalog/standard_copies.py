@@ -234,7 +234,7 @@ COPIES: dict[str, list[Files]] = {
     ],
     "drop": [{"drop_dataset/drop_dataset_dev.json": DROP_DOCUMENT}, {"validation.jsonl": _drop_rows()}],
     "math-500": [{"test.jsonl": [MATH]}, {"data/test-00000-of-00001.parquet": [MATH]}],
-    "xsum": [{"data/test-00000-of-00001.parquet": [XSUM]}, {"test.jsonl": [XSUM]}],
+    "xsum": [{"default/test/0000.parquet": [XSUM]}, {"test.jsonl": [XSUM]}],
     "cnn-dailymail": [{"3.0.0/test-00000-of-00001.parquet": [CNN]}, {"test.jsonl": [CNN]}],
     "wmt14-en-de": [
         {"wmt14/wmt14.en-de.src": _lines(ENGLISH), "wmt14/wmt14.en-de.ref": _lines(GERMAN)},
