@@ -66,6 +66,8 @@ def list_(
 @app.command("show")
 def show(run_id: RunId, json: Json = False) -> None:
     """Show a run: status, results with intervals, and its provenance."""
+    from evalservice.catalog.criteria_parts import abridged
+
     with service() as opened:
         run = opened.client.get(path_of("evaluation-runs", run_id))
     if json:
@@ -76,7 +78,8 @@ def show(run_id: RunId, json: Json = False) -> None:
     if run["waiting_for"]:
         say(f"  waiting for {run['waiting_for']}")
     say(f"  configuration {run['configuration_hash'][:16]}, attempt {run['attempt']}")
-    for key, value in run["provenance"].items():
+    provenance = run["provenance"]
+    for key, value in {**provenance, "criteria": abridged(provenance.get("criteria") or {})}.items():
         say(f"  {key:>14}: {orjson.dumps(value).decode() if isinstance(value, dict | list) else value}")
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from evalservice.catalog.tools import choice_of_shape, format_of_shape, tools_of_shape
 from evalservice.errors import InvalidInput
@@ -27,10 +36,39 @@ class Example(StrictModel):
 
 
 class FewShot(StrictModel):
-    """Examples before the question, as turns of the conversation or inline in the one prompt."""
+    """Examples before the question, as turns of the conversation or inline in the one prompt.
+
+    by: a template variable, such as a subject, whose value says which of the `groups` a test case gets instead.
+    """
 
     style: Literal["turns", "inline"] = "turns"
     examples: tuple[Example, ...] = Field(default=(), max_length=100)
+    by: str | None = Field(default=None, min_length=1, max_length=200)
+    groups: dict[str, Annotated[tuple[Example, ...], Field(max_length=100)]] = Field(
+        default_factory=dict, max_length=1000
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> FewShot:
+        if (self.by is None) != (not self.groups):
+            raise ValueError("by and groups come together")
+        if self.groups and self.examples:
+            raise ValueError("either examples or groups")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_groups(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Criteria without groups say, and hash to, what they did before there were any."""
+        document: dict[str, Any] = standard(self)
+        return document if self.groups else {k: v for k, v in document.items() if k not in ("by", "groups")}
+
+
+def abridged(criteria: dict[str, Any]) -> dict[str, Any]:
+    """Stored criteria as lists show them: of each group of examples how many there are, for MMLU's are 150 KB."""
+    few_shot = criteria.get("few_shot") or {}
+    if not few_shot.get("groups"):
+        return criteria
+    return {**criteria, "few_shot": {**few_shot, "groups": {name: len(of) for name, of in few_shot["groups"].items()}}}
 
 
 def few_shot_from(value: Any) -> Any:

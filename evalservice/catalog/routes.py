@@ -248,6 +248,7 @@ def read_dataset(context: Reader, dataset: str) -> Response:
 def change_dataset(context: Writer, dataset: str, changes: DatasetChanges) -> Response:
     """Change description and tags."""
     row = find(context.session, EvaluationDataset, dataset, "dataset")
+    service.refuse_public_dataset(context.session, row)
     context.session.refresh(row, with_for_update=True)
     context.check_unchanged(DatasetRead.of(row))
     service.change(context.session, row, changes.model_dump(include=changes.model_fields_set))
@@ -319,7 +320,7 @@ def list_benchmarks(
     if is_standard is not None:
         query = query.where(BenchmarkSuite.is_standard == is_standard)
     sorts = {"created_at": BenchmarkSuite.created_at}
-    return context.reply(page_of(context.session, query, paging, sorts, BenchmarkSuite.id, BenchmarkRead.of))
+    return context.reply(page_of(context.session, query, paging, sorts, BenchmarkSuite.id, BenchmarkRead.in_list))
 
 
 @benchmarks.post("", status_code=201, response_model=BenchmarkRead)

@@ -292,8 +292,23 @@ def remove_model(session: Session, model: Model) -> bool:
     return False
 
 
+def refuse_public_dataset(session: Session, dataset: EvaluationDataset) -> None:
+    """Raises Forbidden for the dataset of a public benchmark, which is the operator's to change."""
+    public = (
+        BenchmarkSuite.dataset_id == dataset.id,
+        BenchmarkSuite.is_standard,
+        BenchmarkSuite.organization_id.is_(None),
+    )
+    if session.scalar(select(literal(1)).where(*public).limit(1)):
+        raise Forbidden(f"dataset: {dataset.name!r} is public: only the operator changes it")
+
+
 def remove_dataset(session: Session, dataset: EvaluationDataset) -> bool:
-    """Delete a dataset that nothing hangs on, else archive it; whether it is gone. Its snapshot may be another's."""
+    """Delete a dataset that nothing hangs on, else archive it; whether it is gone. Its snapshot may be another's.
+
+    Raises Forbidden (public).
+    """
+    refuse_public_dataset(session, dataset)
     used = (BenchmarkSuite.dataset_id, EvaluationRun.dataset_id, ABTest.dataset_id)
     return _delete_or_archive(session, dataset, *(column == dataset.id for column in used))
 

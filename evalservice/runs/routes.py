@@ -49,7 +49,7 @@ def list_runs(
         suite = find(context.session, BenchmarkSuite, benchmark, "benchmark")
         query = query.where(EvaluationRun.benchmark_id == suite.id)
     sorts = {"created_at": EvaluationRun.created_at}
-    return context.reply(page_of(context.session, query, paging, sorts, EvaluationRun.id, RunRead.of))
+    return context.reply(page_of(context.session, query, paging, sorts, EvaluationRun.id, RunRead.in_list))
 
 
 @runs.post("", status_code=201, response_model=RunRead)

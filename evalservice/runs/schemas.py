@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evalservice.catalog.criteria_parts import abridged
 from evalservice.catalog.model_config import ModelConfig
 from evalservice.errors import InvalidInput
 from evalservice.records import CacheUse
@@ -139,6 +140,13 @@ class RunRead(BaseModel):
             "effective_config": row.provenance.get("config", {}),
         }
         return cls(**columns(row, cls, *own), **own)
+
+    @classmethod
+    def in_list(cls, row: EvaluationRun) -> Self:
+        """As lists show it, without the benchmark's groups of examples."""
+        found = cls.of(row)
+        criteria = abridged(found.provenance.get("criteria") or {})
+        return found.model_copy(update={"provenance": {**found.provenance, "criteria": criteria}} if criteria else {})
 
 
 def _primary_metric(row: EvaluationRun) -> str:
