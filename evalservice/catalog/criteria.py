@@ -60,6 +60,7 @@ class EvaluationCriteria(StrictModel):
     """How the test cases of a benchmark are asked and scored.
 
     output_extraction and scorers are checked by whoever builds them; here they have their shape.
+    seed: of every completion, plus its number among the epochs; nothing where a platform has no seeds (Anthropic).
     """
 
     prompt_template: TemplateText | None = None
