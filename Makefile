@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# The tests start some hundred processes, which need not compile our modules each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo test lint perf chaos dist clean
 
