@@ -22,7 +22,7 @@ from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.catalog.model_config import ModelConfig
 from evalservice.catalog.prompts import PromptError, PromptRenderer
 from evalservice.catalog.snapshots import open_snapshot
-from evalservice.errors import EngineUnavailable, EvalserviceError
+from evalservice.errors import EngineUnavailable, EvalserviceError, InvalidInput
 from evalservice.records import ChatRequest, Completion, ItemError, TestCase
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Generate:
         self._plan = plan
         self._criteria = EvaluationCriteria.model_validate(plan.criteria)
         self._renderer = PromptRenderer(self._criteria)
+        self._likelihood = self._criteria.likelihood
         self._sampling = ModelConfig.model_validate(plan.config).sampling()
         self._snapshot = open_snapshot(plan.snapshot_uri)
         self._signal = signal
@@ -69,13 +70,15 @@ class Generate:
         cases = read_block(self._snapshot, block)
         rows: list[dict[str, Any]] = []
         prompts: list[tuple[TestCase, tuple[Mapping[str, Any], ...]]] = []
+        requests: list[ChatRequest] = []
+        epochs = self._criteria.epochs
         for case in cases:
             try:
-                prompts.append((case, tuple(self._renderer.render(case))))
-            except PromptError as error:
+                messages = tuple(self._renderer.render(case))
+                requests += self._requests(case, messages)
+                prompts.append((case, messages))
+            except (PromptError, InvalidInput) as error:
                 rows.append(failed_row(case, ItemError("prompt_error", error.message, retryable=False)))
-        epochs = self._criteria.epochs
-        requests = [ChatRequest(messages, self._sampling_of(e)) for _, messages in prompts for e in range(epochs)]
         answers = await self._answers(requests, stop)
         for position, (case, messages) in enumerate(prompts):
             samples = answers[position * epochs : (position + 1) * epochs]
@@ -83,6 +86,11 @@ class Generate:
             if len(complete) == epochs:  # else the run was stopped before all of the item was answered
                 rows.append(generated_row(case, messages, complete))
         return generated_table(rows)
+
+    def _requests(self, case: TestCase, messages: tuple[Mapping[str, Any], ...]) -> list[ChatRequest]:
+        if self._likelihood is not None:
+            return [self._likelihood.request(messages, case.choices)]
+        return [ChatRequest(messages, self._sampling_of(epoch)) for epoch in range(self._criteria.epochs)]
 
     async def _answers(self, requests: Sequence[ChatRequest], stop: asyncio.Event) -> list[Completion | None]:
         try:
@@ -141,10 +149,10 @@ def _engine(plan: RunPlan, config: ModelConfig) -> Backend:
     if plan.platform == "vllm":
         from actors.engines.vllm import VllmBackend
 
-        return VllmBackend(plan.model_id, engine)
+        return VllmBackend(plan.model_id, engine, plan.trusted)
     from actors.engines.transformers import TransformersBackend
 
-    return TransformersBackend(plan.model_id, engine)
+    return TransformersBackend(plan.model_id, engine, plan.trusted)
 
 
 def _use_uvloop() -> None:

@@ -21,7 +21,8 @@ class RunPlan:
 
     criteria: the benchmark's validated `evaluation_criteria`. config: the effective model configuration.
     concurrency: requests in flight over all `actors` (hosted platforms). total: the run's test cases.
-    private_addresses: whether the model may live on loopback and private networks.
+    private_addresses: whether the model may live on loopback and private networks. trusted: engine options that the
+    operator lets models set.
     """
 
     run_id: str
@@ -39,6 +40,7 @@ class RunPlan:
     total: int = 0
     actors: int = 1
     private_addresses: bool = True
+    trusted: tuple[str, ...] = ()
 
     @property
     def self_hosted(self) -> bool:

@@ -227,7 +227,7 @@ def wanted_gpus(plan: RunPlan) -> int:
     """GPUs that one engine of the run wants on its node; 0 for a hosted model."""
     if not plan.self_hosted:
         return 0
-    from actors.engines.vllm import gpus_needed
+    from actors.engines.vllm_options import gpus_needed
 
     return gpus_needed(ModelConfig.model_validate(plan.config).engine or {})
 

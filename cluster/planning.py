@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy.orm import Session
 
-from actors.engines import check_here, check_options
+from actors.engines import check_files, check_files_seen, check_here, check_options
 from actors.plan import RunPlan
 from cluster.runtime import Platform
 from evalservice.addresses import check_base_url, is_refused
@@ -56,20 +56,26 @@ def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan
         seed=criteria.seed,
         total=run.total_test_cases,
         private_addresses=private,
+        trusted=platform.settings.trusted_options,
     )
 
 
 def check_new_run(settings: Settings, model: Model, benchmark: BenchmarkSuite, own: ModelConfig) -> None:
-    """Refuse early what cannot work: nobody listens at the model's address, or its engine is not installed here.
+    """Refuse early what cannot work: nobody listens at the model's address, or its engine, its files or its options
+    are not what they should be.
 
     Raises ProviderUnreachable, EngineUnavailable, InvalidInput.
     """
+    criteria = EvaluationCriteria.model_validate(benchmark.evaluation_criteria)
     if model.platform in ENGINES:
-        config = run_config(model, EvaluationCriteria.model_validate(benchmark.evaluation_criteria), own)
-        check_options(model.platform, config.engine or {}, config.sampling())
-        if not settings.ray_address:
-            check_here(model.platform, model.platform_model_id)
+        _check_engine(settings, model, run_config(model, criteria, own))
         return
+    if criteria.likelihood is not None:
+        accepted = (
+            "a model of platform vllm or transformers: chat completions do not tell the likelihood of a given text; "
+            'or a benchmark whose multiple_choice has the mode "answer"'
+        )
+        raise InvalidInput("model", model.name, accepted)
     if not model.base_url and model.credential_id is None:
         accepted = f"a model with a key for {OPENAI_URL}: give it one with `credential_id`"
         raise InvalidInput("model", model.name, accepted)
@@ -88,6 +94,16 @@ def check_new_run(settings: Settings, model: Model, benchmark: BenchmarkSuite, o
             f"base_url: {model.base_url or OPENAI_URL!r} of model {model.name!r} does not answer ({reason}): "
             "start the server, or correct the address"
         ) from None
+
+
+def _check_engine(settings: Settings, model: Model, config: ModelConfig) -> None:
+    engine = config.engine or {}
+    check_options(model.platform, engine, config.sampling(), settings.trusted_options)
+    if settings.ray_address:  # the workers have the engine, and may have folders that this machine has not
+        check_files_seen(model.platform, model.platform_model_id, engine)
+    else:
+        check_here(model.platform)
+        check_files(model.platform, model.platform_model_id, engine)
 
 
 def _connect(host: str, port: int, *, private: bool) -> None:

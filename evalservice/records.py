@@ -80,10 +80,15 @@ class ChatRequest:
     """One call of a model: chat messages in the OpenAI form and effective sampling parameters.
 
     `sampling` holds only what was set: temperature, top_p, max_tokens, stop, seed, ... by the OpenAI names.
+    continuations: texts whose log-likelihood after the prompt is asked for instead of an answer; sampling then plays no
+    part, and engines alone can do it. prompt: "chat" renders the messages with the model's chat template where it has
+    one, "plain" is their text alone.
     """
 
     messages: tuple[Mapping[str, JSON], ...]
     sampling: Mapping[str, JSON] = field(default_factory=dict)
+    continuations: tuple[str, ...] = ()
+    prompt: Literal["chat", "plain"] = "chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,8 @@ class Completion:
 
     latency_ms: wall time of the successful attempt, queueing and earlier attempts excluded, in milliseconds.
     cost: US dollars, exact; None when no price is known. Tokens as the provider reports them, None if it does not.
+    logprobs: of a request with continuations, the natural logarithm of each one's probability after the prompt, the sum
+    over its tokens; `text` is then the likeliest of them.
     """
 
     text: str = ""
@@ -106,6 +113,7 @@ class Completion:
     attempts: int = 1
     executed_at: datetime | None = None
     error: ItemError | None = None
+    logprobs: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evalservice.catalog.criteria import DEFAULT_CHOICE_TEMPLATE, DEFAULT_TEMPLATE, EvaluationCriteria, Example
+from evalservice.catalog.criteria import DEFAULT_TEMPLATE, EvaluationCriteria, Example
 from evalservice.catalog.mapping import letter
 from evalservice.catalog.sandbox import MAX_RENDERED_CHARS, PromptError, Template, compile_template
 from evalservice.errors import InvalidInput
@@ -31,7 +31,7 @@ class PromptRenderer:
         self.criteria = criteria
         given = criteria.prompt_template
         self._plain = compile_template(given or DEFAULT_TEMPLATE, "prompt_template")
-        self._choices = self._plain if given else compile_template(DEFAULT_CHOICE_TEMPLATE, "prompt_template")
+        self._choices = self._plain if given else compile_template(criteria.default_choice_template, "prompt_template")
         system = criteria.system_prompt
         self._system = compile_template(system, "system_prompt") if system else None
         self._turns: list[Message] = []
