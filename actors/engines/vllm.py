@@ -68,6 +68,8 @@ class VllmBackend:
         vllm = _import_vllm()
         check_engine(engine or {}, trusted)
         config = check_model_path(model)
+        if (engine or {}).get("distributed_executor_backend") == "ray":
+            _leave_devices_to_workers()
         self.model = model
         self._SamplingParams, self._final = vllm.SamplingParams, vllm.sampling_params.RequestOutputKind.FINAL_ONLY
         options = {name: value for name, value in (engine or {}).items() if value is not None}
@@ -314,6 +316,12 @@ def _options(engine: Mapping[str, Any]) -> dict[str, Any]:
     if os.environ.get("VLLM_CPU_KVCACHE_SPACE"):  # the operator has decided how large it is
         defaults.pop("kv_cache_memory_bytes", None)
     return {**defaults, **engine}
+
+
+def _leave_devices_to_workers() -> None:
+    """An actor without a GPU of its own sees none; vLLM's workers, which have them, must not inherit that."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        del os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def _lora_request(folder: str) -> Any:
