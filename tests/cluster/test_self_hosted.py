@@ -118,3 +118,20 @@ def test_files_that_are_not_there_are_refused_before_anything_is_written(
     model = self_hosted(bench, "transformers", "arithmetic-late", **values)
     with pytest.raises(EvalserviceError, match=said):
         bench.run(model, bench.benchmark(held_out_problems(3)))
+
+
+def test_folders_and_a_template_are_named_as_the_command_sees_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cluster.cli.models import absolute, read_text
+
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "chat.jinja").write_text("{{ messages[0].content }}")
+    monkeypatch.chdir(tmp_path)
+    assert absolute("llama") == absolute("./llama") == str(tmp_path / "llama")
+    assert absolute("meta-llama/Llama-3.1-8B") == "meta-llama/Llama-3.1-8B"
+    assert read_text(Path("chat.jinja")) == "{{ messages[0].content }}"
+    (tmp_path / "weights").write_bytes(b"\xff" * 300_000)
+    for wrong in ("missing", "weights"):
+        with pytest.raises(InvalidInput, match="--chat-template"):
+            read_text(Path(wrong))
