@@ -147,7 +147,7 @@ def _info(completions: Sequence[Completion]) -> JSON:
             "system_fingerprint": completion.system_fingerprint,
             "attempts": completion.attempts,
             **({"refused": True} if completion.refused else {}),
-            **({"logprobs": list(completion.logprobs)} if completion.logprobs is not None else {}),
+            **({"log_likelihoods": list(completion.log_likelihoods)} if completion.log_likelihoods is not None else {}),
             **({"error": asdict(completion.error)} if completion.error is not None else {}),
         }
         for completion in completions

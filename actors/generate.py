@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+import ray
 
 from actors.backend import Backend
 from actors.blocks import GENERATED, failed_row, generated_row, generated_table
@@ -41,7 +42,7 @@ class Generate:
         self._snapshot = open_snapshot(plan.snapshot_uri)
         self._signal = signal
         self._follower: Follower | None = None
-        self._backend = make_backend(plan)
+        self._backend = make_backend(plan) if signal is None or not plan.self_hosted else _loaded(plan, signal)
         collect_rarely()
 
     async def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
@@ -103,6 +104,23 @@ class Generate:
     def _sampling_of(self, epoch: int) -> dict[str, Any]:
         seed = self._sampling.get("seed", self._plan.seed)
         return self._sampling if seed is None else {**self._sampling, "seed": seed + epoch}
+
+
+DEADLY_LOADS = 3
+"""So many times the process may die while it loads the model; a lack of memory is then the likeliest reason."""
+
+
+def _loaded(plan: RunPlan, signal: Any) -> Backend:
+    """The engine's backend, unless loading it has killed this actor too often: Ray would start it again for ever."""
+    actor = ray.get_runtime_context().get_actor_id()
+    if ray.get(signal.loading.remote(actor)) >= DEADLY_LOADS:
+        return Broken(
+            f"the process died {DEADLY_LOADS} times while it loaded model {plan.model_id}: the machine has too little "
+            f"memory for it, or the engine crashes (the Ray logs of actor {actor} say more)"
+        )
+    backend = make_backend(plan)
+    ray.get(signal.loaded.remote(actor))
+    return backend
 
 
 class Broken:

@@ -50,11 +50,13 @@ class Score:
     def _items(self, row: dict[str, Any]) -> Sequence[Item]:
         case = case_of(row)
         error = None if row["success"] else ItemError(row["error_kind"], row["error_message"], row["is_retryable"])
-        logprobs = _logprobs(row["completion_info"]) if "completion_info" in row else None
-        return [self._extraction.item(case, Completion(text, error=error, logprobs=logprobs)) for text in row["texts"]]
+        found = _likelihoods(row["completion_info"]) if "completion_info" in row else None
+        return [
+            self._extraction.item(case, Completion(text, error=error, log_likelihoods=found)) for text in row["texts"]
+        ]
 
 
-def _logprobs(info: str) -> tuple[float, ...] | None:
+def _likelihoods(info: str) -> tuple[float, ...] | None:
     """The log-likelihoods of the choices; an impossible one is null in JSON."""
-    values = orjson.loads(info).get("logprobs")
+    values = orjson.loads(info).get("log_likelihoods")
     return None if values is None else tuple(-math.inf if value is None else value for value in values)

@@ -97,8 +97,8 @@ class Completion:
 
     latency_ms: wall time of the successful attempt, queueing and earlier attempts excluded, in milliseconds.
     cost: US dollars, exact; None when no price is known. Tokens as the provider reports them, None if it does not.
-    logprobs: of a request with continuations, the natural logarithm of each one's probability after the prompt, the sum
-    over its tokens; `text` is then the likeliest of them.
+    log_likelihoods: of a request with continuations, the natural logarithm of each one's probability after the prompt,
+    the sum over its tokens; `text` is then the likeliest of them.
     """
 
     text: str = ""
@@ -113,7 +113,7 @@ class Completion:
     attempts: int = 1
     executed_at: datetime | None = None
     error: ItemError | None = None
-    logprobs: tuple[float, ...] | None = None
+    log_likelihoods: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

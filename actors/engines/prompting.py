@@ -121,5 +121,5 @@ def likelihood_of(model: str, request: ChatRequest, rows: Sequence[Continued], l
         input_tokens=rows[0].start + sum(len(row.continuation) for row in rows),
         output_tokens=0,
         model=model,
-        logprobs=tuple(logprobs),
+        log_likelihoods=tuple(logprobs),
     )

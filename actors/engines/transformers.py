@@ -172,7 +172,7 @@ class TransformersBackend:
         wrong = next((part for part in parts if part.error is not None), None)
         if wrong is not None:
             return wrong
-        logprobs = [sum(part.logprobs or ()) for part in parts]
+        logprobs = [sum(part.log_likelihoods or ()) for part in parts]
         latency_ms = sum(part.latency_ms or 0.0 for part in parts)
         completion = likelihood_of(self.model, request, [row.continued for row in rows], logprobs)
         return replace(completion, latency_ms=latency_ms, executed_at=parts[-1].executed_at)
@@ -254,7 +254,7 @@ class TransformersBackend:
 
     def _likelihoods(self, batch: Sequence[Row]) -> list[Completion]:
         values = log_likelihoods(self._torch, self._model, batch, self._pad, self._device)
-        return [Completion(model=self.model, logprobs=(value,)) for value in values]
+        return [Completion(model=self.model, log_likelihoods=(value,)) for value in values]
 
     def _prove_alive(self, error: Exception) -> None:
         """Raise EngineUnavailable if the device answers nothing any more, as after an error inside a CUDA kernel."""

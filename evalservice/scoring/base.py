@@ -51,7 +51,7 @@ class Item:
     extracted: False when an extraction step found nothing and left "" in `text`.
     model_error: why there is no completion; the score is then `model_failed`.
     extraction_error: why the answer could not be taken out of the completion; the score is then `scorer_failed`.
-    logprobs: where the choices were asked for by likelihood, each one's.
+    log_likelihoods: where the choices were asked for by likelihood, each one's.
     """
 
     case: TestCase
@@ -59,7 +59,7 @@ class Item:
     extracted: bool = True
     model_error: str | None = None
     extraction_error: str | None = None
-    logprobs: tuple[float, ...] | None = None
+    log_likelihoods: tuple[float, ...] | None = None
 
 
 class ItemFailed(Exception):

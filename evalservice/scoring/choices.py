@@ -123,16 +123,16 @@ class MultipleChoice(Scorer["MultipleChoice.Parameters"]):
 def _by_likelihood(item: Item, texts: tuple[str, ...], letters: str, expected: set[str]) -> Score:
     if not item.case.choices:
         raise ItemFailed("the test case has no choices")
-    if item.logprobs is None or len(item.logprobs) != len(texts):
-        raise ItemFailed(f"{len(item.logprobs or ())} log-likelihoods for {len(texts)} choices")
-    raw = letters[likeliest(item.logprobs)]
-    norm = letters[likeliest_by_length(item.logprobs, texts)]
+    if item.log_likelihoods is None or len(item.log_likelihoods) != len(texts):
+        raise ItemFailed(f"{len(item.log_likelihoods or ())} log-likelihoods for {len(texts)} choices")
+    raw = letters[likeliest(item.log_likelihoods)]
+    norm = letters[likeliest_by_length(item.log_likelihoods, texts)]
     return scored(
         {"multiple_choice": float(raw in expected), "multiple_choice_norm": float(norm in expected)},
         extracted=raw,
         extracted_norm=norm,
         expected=min(expected),
-        logprobs=list(item.logprobs),
+        log_likelihoods=list(item.log_likelihoods),
     )
 
 

@@ -276,3 +276,13 @@ def test_transformers_options_are_checked_without_torch() -> None:
     assert transformers.check_engine({"batch_size": 8}).batch_size == 8
     with pytest.raises(InvalidInput, match=r"engine\.batch_size: 0"):
         transformers.check_engine({"batch_size": 0})
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(not has("vllm"), reason="vllm is not installed")
+def test_a_cache_that_the_machine_has_no_memory_for_is_one_clear_line() -> None:
+    with pytest.raises(
+        EngineUnavailable, match=r"lower engine\.max_model_len, engine\.kv_cache_memory_bytes"
+    ) as raised:
+        make("vllm", LATE, {"kv_cache_memory_bytes": 2**45})
+    assert "\n" not in raised.value.message

@@ -62,8 +62,10 @@ def test_likelihoods_agree_with_a_direct_computation_also_when_the_prompt_is_cac
     for _ in range(2):
         for case, completion in zip(CASES, answers(backend, [request(case) for case in CASES]), strict=True):
             assert completion.error is None
-            assert completion.logprobs == pytest.approx(directly(case), abs=1e-3)
-            assert completion.text == case[1][max(range(len(case[1])), key=completion.logprobs.__getitem__)].strip()
+            assert completion.log_likelihoods == pytest.approx(directly(case), abs=1e-3)
+            assert (
+                completion.text == case[1][max(range(len(case[1])), key=completion.log_likelihoods.__getitem__)].strip()
+            )
             assert completion.output_tokens == 0
 
 
@@ -71,7 +73,7 @@ def test_a_likelihood_is_the_same_alone_and_among_others(backend: Any) -> None:
     together = answers(backend, [request(case) for case in CASES])
     alone = [answers(backend, [request(case)])[0] for case in CASES]
     for one, other in zip(together, alone, strict=True):
-        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=1e-4)
 
 
 def test_what_has_no_likelihood_is_that_items_error_only(backend: Any) -> None:
@@ -138,5 +140,5 @@ def test_an_adapter_and_a_chat_template_of_ones_own_are_used(kind: str, tmp_path
     finally:
         asyncio.run(backend.aclose())
     expected = directly(("Q: 23 + 45?\nA:", (" 68", " 9"), "plain"), with_adapter(adapter))
-    assert completion.logprobs == pytest.approx(expected, abs=1e-3)
+    assert completion.log_likelihoods == pytest.approx(expected, abs=1e-3)
     assert expected != pytest.approx(directly(("Q: 23 + 45?\nA:", (" 68", " 9"), "plain")), abs=0.1)

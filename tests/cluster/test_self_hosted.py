@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,7 @@ def test_choices_are_scored_by_their_likelihood_and_again_without_asking(bench: 
     assert run.aggregated_results["multiple_choice_norm"]["n"] == 90
     rows = bench.rows(run.id)
     assert rows[0]["actual_output"] in choices(1)[0]["choices"]
-    assert len(rows[0]["completion_info"]["logprobs"]) == 3
+    assert len(rows[0]["completion_info"]["log_likelihoods"]) == 3
     assert "this test case has none" in rows[90]["error_message"]
     assert rescore(bench.platform, str(run.id)).aggregated_results == run.aggregated_results
 
@@ -135,3 +137,22 @@ def test_folders_and_a_template_are_named_as_the_command_sees_them(
     for wrong in ("missing", "weights"):
         with pytest.raises(InvalidInput, match="--chat-template"):
             read_text(Path(wrong))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_a_model_that_kills_whoever_loads_it_fails_the_run_instead_of_killing_for_ever(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(CHECKPOINTS / "arithmetic-early", tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    auto = {"AutoConfig": "deadly.Config", "AutoModelForCausalLM": "deadly.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "deadly", "auto_map": auto}))
+    (tmp_path / "deadly.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    values = {"model_id": str(tmp_path), "config": {"engine": {"trust_remote_code": True}}}
+    model, benchmark = self_hosted(bench, "transformers", "", **values), bench.benchmark(held_out_problems(3))
+    with pytest.raises(InvalidInput, match="trust_remote_code"):
+        bench.run(model, benchmark)
+    monkeypatch.setattr(bench.platform.settings, "trusted_engine_options", "trust_remote_code")
+    run = bench.run(model, benchmark)
+    assert (run.status, run.failed_test_cases) == ("failed", 3)
+    assert "the process died 3 times while it loaded model" in run.error_message

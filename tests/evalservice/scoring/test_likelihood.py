@@ -19,7 +19,7 @@ CAPITALS = TestCase(0, "The capital of France is", expected_output="B", choices=
 
 def values(logprobs: tuple[float, ...] | None, case: TestCase = CAPITALS, **params: Any) -> Any:
     [scorer] = build_scorers([{"name": "multiple_choice", "params": {"mode": "likelihood", **params}}])
-    [score] = scorer.score([Item(case, "", logprobs=logprobs)])
+    [score] = scorer.score([Item(case, "", log_likelihoods=logprobs)])
     return score
 
 
@@ -30,7 +30,7 @@ def criteria(**given: Any) -> EvaluationCriteria:
 def test_the_norm_divides_by_the_characters_of_the_choice() -> None:
     score = values((-4.0, -8.0))  # -1.0 and -0.5 a character
     assert score.values == {"multiple_choice": 0.0, "multiple_choice_norm": 1.0}
-    assert score.details["logprobs"] == [-4.0, -8.0]
+    assert score.details["log_likelihoods"] == [-4.0, -8.0]
     assert (score.details["extracted"], score.details["extracted_norm"]) == ("A", "B")
 
 
