@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,10 @@ def make(kind: str, model: str, engine: dict[str, Any] | None = None) -> Any:
 
 
 class Engines:
-    """Backends by kind and model, computing in float32: started when they are first wanted, closed all together."""
+    """Backends by kind and model, computing in float32: started when they are first wanted, closed all together.
+
+    vLLM's engines of one process share global state that the first to be closed takes away from the others.
+    """
 
     def __init__(self) -> None:
         self._started: dict[tuple[str, str], Any] = {}
@@ -50,9 +55,19 @@ class Engines:
             self._started[kind, model] = make(kind, model, EXACT[kind])
         return self._started[kind, model]
 
-    def close(self) -> None:
-        for backend in self._started.values():
+    @contextlib.contextmanager
+    def alone(self, kind: str, model: str = LATE, options: dict[str, Any] | None = None) -> Iterator[Any]:
+        """A backend with options of its own, closed at the end; the others are closed before it is started."""
+        self.close()
+        backend = make(kind, model, options)
+        try:
+            yield backend
+        finally:
             asyncio.run(backend.aclose())
+
+    def close(self) -> None:
+        while self._started:
+            asyncio.run(self._started.popitem()[1].aclose())
 
 
 def answers(backend: Backend, requests: list[ChatRequest]) -> list[Completion]:

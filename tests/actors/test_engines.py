@@ -197,22 +197,6 @@ def test_a_prompt_that_breaks_the_engine_fails_alone(engines: Engines, monkeypat
     assert completions[37].error.kind == "engine_error"
 
 
-@pytest.mark.vllm
-@pytest.mark.skipif(not has("vllm"), reason="vllm is not installed")
-def test_a_dead_engine_blames_no_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = VllmBackend(LATE)
-
-    def dead(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("the device is gone")
-
-    monkeypatch.setattr(backend._engine.engine_core.engine_core.model_executor, "execute_model", dead)
-    with pytest.raises(EngineUnavailable, match="the device is gone"):
-        answers(backend, questions(8))
-    with pytest.raises(EngineUnavailable, match="the device is gone"):
-        answers(backend, questions(1))
-    asyncio.run(backend.aclose())
-
-
 @pytest.mark.skipif(not (has("torch") and has("transformers")), reason="torch is not installed")
 def test_a_batch_that_fails_is_tried_in_halves(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = engines.get("transformers")
@@ -276,13 +260,3 @@ def test_transformers_options_are_checked_without_torch() -> None:
     assert transformers.check_engine({"batch_size": 8}).batch_size == 8
     with pytest.raises(InvalidInput, match=r"engine\.batch_size: 0"):
         transformers.check_engine({"batch_size": 0})
-
-
-@pytest.mark.vllm
-@pytest.mark.skipif(not has("vllm"), reason="vllm is not installed")
-def test_a_cache_that_the_machine_has_no_memory_for_is_one_clear_line() -> None:
-    with pytest.raises(
-        EngineUnavailable, match=r"lower engine\.max_model_len, engine\.kv_cache_memory_bytes"
-    ) as raised:
-        make("vllm", LATE, {"kv_cache_memory_bytes": 2**45})
-    assert "\n" not in raised.value.message

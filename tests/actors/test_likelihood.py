@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import copy
 import functools
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evalservice.records import ChatRequest
-from tests.adapters import write_adapter
-from tests.engines import BOTH, EXACT, LATE, Engines, answers, has, make, needs_vllm
+from tests.engines import LATE, Engines, answers, has, needs_vllm
 
 pytestmark = pytest.mark.skipif(not (has("torch") and has("transformers")), reason="torch is not installed")
 CASES = [
@@ -108,37 +104,3 @@ def test_the_cached_part_of_a_long_prompt_is_not_computed_again(engines: Engines
     finally:
         backend._engine.step = step
     assert read[-2:] == [128, 128]
-
-
-def with_adapter(folder: str) -> Any:
-    """The model with B @ A, scaled, added to its weights."""
-    import torch
-    from safetensors.torch import load_file
-
-    model = copy.deepcopy(reference()[1])
-    tensors = load_file(folder + "/adapter_model.safetensors")
-    scale = 2.0  # alpha / rank
-    with torch.no_grad():
-        for name, a in tensors.items():
-            if ".lora_A." in name:
-                module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-                b = tensors[name.replace("lora_A", "lora_B")]
-                model.get_submodule(module).weight += scale * b @ a
-    return model
-
-
-needs_peft = pytest.mark.skipif(not has("peft"), reason="peft is not installed")
-
-
-@pytest.mark.parametrize("kind", [BOTH[0], pytest.param("transformers", marks=[*BOTH[1].marks, needs_peft])])
-def test_an_adapter_and_a_chat_template_of_ones_own_are_used(kind: str, tmp_path: Path) -> None:
-    template = "{% for message in messages %}Q: {{ message.content }}\n{% endfor %}A:"
-    adapter = write_adapter(tmp_path)
-    backend = make(kind, LATE, {**EXACT[kind], "lora": adapter, "chat_template": template})
-    try:
-        [completion] = answers(backend, [request(("23 + 45?", (" 68", " 9"), "chat"))])
-    finally:
-        asyncio.run(backend.aclose())
-    expected = directly(("Q: 23 + 45?\nA:", (" 68", " 9"), "plain"), with_adapter(adapter))
-    assert completion.log_likelihoods == pytest.approx(expected, abs=1e-3)
-    assert expected != pytest.approx(directly(("Q: 23 + 45?\nA:", (" 68", " 9"), "plain")), abs=0.1)
