@@ -26,25 +26,11 @@ def self_hosted(bench: Any, platform: str, checkpoint: str, **values: Any) -> st
     return str(bench.registered({**model, **values}))
 
 
-@pytest.mark.parametrize(
-    "platform",
-    [
-        pytest.param(
-            "vllm",
-            marks=[
-                pytest.mark.vllm,
-                pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
-            ],
-        ),
-        pytest.param(
-            "transformers",
-            marks=pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed"),
-        ),
-    ],
-)
-def test_a_run_through_a_real_engine_stores_what_the_model_can_do(bench: Any, platform: str) -> None:
+@pytest.mark.vllm
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
+def test_a_run_through_a_real_engine_stores_what_the_model_can_do(bench: Any) -> None:
     benchmark = bench.benchmark(held_out_problems(300), sampling=SAMPLING)
-    run = bench.run(self_hosted(bench, platform, "arithmetic-late"), benchmark)
+    run = bench.run(self_hosted(bench, "vllm", "arithmetic-late"), benchmark)
     assert (run.status, run.completed_test_cases, run.failed_test_cases) == ("completed", 300, 0)
     assert run.aggregated_results["numeric_match"]["value"] > 0.9
     assert run.total_cost is None
