@@ -170,6 +170,7 @@ def _info(completions: Sequence[Completion]) -> JSON:
             "attempts": completion.attempts,
             **{name: value for name in _TOLD if (value := getattr(completion, name)) is not None},
             **({"refused": True} if completion.refused else {}),
+            **({"log_likelihoods": list(completion.log_likelihoods)} if completion.log_likelihoods is not None else {}),
             **({"cached_from": completion.cached_from} if completion.cached_from is not None else {}),
             **({"error": _error(completion.error)} if completion.error is not None else {}),
         }

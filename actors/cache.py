@@ -32,6 +32,7 @@ class StoredCompletion:
     def completion(self) -> Completion:
         """The same completion, at no cost. It took no time and no tokens now, so it says nothing of either."""
         finish_reason, model = self.info.get("finish_reason"), self.info.get("model")
+        likelihoods = self.info.get("log_likelihoods")
         fingerprint = self.info.get("system_fingerprint")
         return Completion(
             text=self.text,
@@ -39,20 +40,21 @@ class StoredCompletion:
             model=model,
             system_fingerprint=fingerprint,
             refused=bool(self.info.get("refused")),
+            log_likelihoods=None if likelihoods is None else tuple(likelihoods),
             logprobs=self.info.get("logprobs"),
             cost=Decimal(0),
             cached_from=self.run,
         )
 
 
-def is_deterministic(sampling: Mapping[str, JSON]) -> bool:
-    """Whether a request asks for the most probable completion: temperature 0, or the one best token."""
-    return sampling.get("temperature") == 0 or sampling.get("top_k") == 1
+def is_deterministic(request: ChatRequest) -> bool:
+    """Whether chance plays no part: likelihoods of given texts, temperature 0, or the one best token."""
+    return bool(request.continuations) or request.sampling.get("temperature") == 0 or request.sampling.get("top_k") == 1
 
 
 def cache_key(plan: RunPlan, request: ChatRequest, repeat: int) -> bytes | None:
     """The key of a request, 32 bytes; None when its completion is not to be used again."""
-    if plan.cache == "off" or (plan.cache == "deterministic" and not is_deterministic(request.sampling)):
+    if plan.cache == "off" or (plan.cache == "deterministic" and not is_deterministic(request)):
         return None
     where: dict[str, Any] = {
         "revision": KEY_REVISION,

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+import ray
 
 from actors.backend import Backend
 from actors.blocks import GENERATED, failed_row, generated_row, generated_table
@@ -24,7 +25,7 @@ from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.catalog.model_config import ModelConfig
 from evalservice.catalog.prompts import PromptError, PromptRenderer
 from evalservice.catalog.snapshots import open_snapshot
-from evalservice.errors import EngineUnavailable, EvalserviceError
+from evalservice.errors import EngineUnavailable, EvalserviceError, InvalidInput
 from evalservice.records import ChatRequest, Completion, ItemError, TestCase
 
 log = logging.getLogger(__name__)
@@ -38,13 +39,17 @@ class Generate:
         self._plan = plan
         self._criteria = EvaluationCriteria.model_validate(plan.criteria)
         self._renderer = PromptRenderer(self._criteria)
+        self._likelihood = self._criteria.likelihood
         config = ModelConfig.model_validate(plan.config)
         self._sampling = config.sampling()
         self._has_system_prompt = config.system_prompt is not False
         self._snapshot = open_snapshot(plan.snapshot_uri)
         self._signal = signal
         self._follower: Follower | None = None
-        self._backend = make_backend(plan, signal, find_limiter)
+        if signal is None or not plan.self_hosted:
+            self._backend = make_backend(plan, signal, find_limiter)
+        else:
+            self._backend = _loaded(plan, signal)
         collect_rarely()
 
     async def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
@@ -73,16 +78,17 @@ class Generate:
         cases = read_block(self._snapshot, block)
         rows: list[dict[str, Any]] = []
         prompts: list[tuple[TestCase, tuple[Mapping[str, Any], ...]]] = []
+        requests: list[ChatRequest] = []
+        epochs = self._criteria.epochs
         for case in cases:
             try:
                 messages = self._renderer.render(case)
                 if not self._has_system_prompt:
                     refuse_system_messages(messages)
+                requests += self._requests(case, messages)
                 prompts.append((case, messages))
-            except PromptError as error:
+            except (PromptError, InvalidInput) as error:
                 rows.append(failed_row(case, ItemError("prompt_error", error.message, retryable=False)))
-        epochs = self._criteria.epochs
-        requests = [ChatRequest(messages, self._sampling_of(e)) for _, messages in prompts for e in range(epochs)]
         keys = [cache_key(self._plan, request, position % epochs) for position, request in enumerate(requests)]
         answers = await self._answers_or_stored(requests, keys, stop)
         for position, (case, messages) in enumerate(prompts):
@@ -92,6 +98,11 @@ class Generate:
                 reusable = keys[of_case] if any(key is not None for key in keys[of_case]) else None
                 rows.append(generated_row(case, messages, complete, reusable))
         return generated_table(rows)
+
+    def _requests(self, case: TestCase, messages: tuple[Mapping[str, Any], ...]) -> list[ChatRequest]:
+        if self._likelihood is not None:
+            return [self._likelihood.request(messages, case.choices)]
+        return [ChatRequest(messages, self._sampling_of(epoch)) for epoch in range(self._criteria.epochs)]
 
     async def _answers_or_stored(
         self, requests: Sequence[ChatRequest], keys: Sequence[bytes | None], stop: asyncio.Event
@@ -117,6 +128,23 @@ class Generate:
     def _sampling_of(self, epoch: int) -> dict[str, Any]:
         seed = self._sampling.get("seed", self._plan.seed)
         return self._sampling if seed is None else {**self._sampling, "seed": seed + epoch}
+
+
+DEADLY_LOADS = 3
+"""So many times the process may die while it loads the model; a lack of memory is then the likeliest reason."""
+
+
+def _loaded(plan: RunPlan, signal: Any) -> Backend:
+    """The engine's backend, unless loading it has killed this actor too often: Ray would start it again for ever."""
+    actor = ray.get_runtime_context().get_actor_id()
+    if ray.get(signal.loading.remote(actor)) >= DEADLY_LOADS:
+        return Broken(
+            f"the process died {DEADLY_LOADS} times while it loaded model {plan.model_id}: the machine has too little "
+            f"memory for it, or the engine crashes (the Ray logs of actor {actor} say more)"
+        )
+    backend = make_backend(plan)
+    ray.get(signal.loaded.remote(actor))
+    return backend
 
 
 class Broken:
@@ -173,10 +201,10 @@ def _engine(plan: RunPlan, config: ModelConfig) -> Backend:
     if plan.platform == "vllm":
         from actors.engines.vllm import VllmBackend
 
-        return VllmBackend(plan.model_id, engine)
+        return VllmBackend(plan.model_id, engine, plan.trusted)
     from actors.engines.transformers import TransformersBackend
 
-    return TransformersBackend(plan.model_id, engine)
+    return TransformersBackend(plan.model_id, engine, plan.trusted)
 
 
 def _use_uvloop() -> None:

@@ -22,9 +22,9 @@ class RunPlan:
 
     criteria: the benchmark's validated `evaluation_criteria`. config: the effective model configuration.
     concurrency: requests in flight over all `actors` (hosted platforms). total: the run's test cases.
-    private_addresses: whether the model may live on loopback and private networks. credential: the key under which the
-    cluster's limiter knows who shares the provider's limits. budgeted: the driver hands out the
-    money. cache: which stored completions are used again.
+    private_addresses: whether the model may live on loopback and private networks. trusted: engine options that the
+    operator lets models set. credential: the key under which the cluster's limiter knows who shares the provider's
+    limits. budgeted: the driver hands out the money. cache: which stored completions are used again.
     """
 
     run_id: str
@@ -48,6 +48,7 @@ class RunPlan:
     budgeted: bool = False
     model_version: str = ""
     cache: CacheUse = "off"
+    trusted: tuple[str, ...] = ()
 
     @property
     def self_hosted(self) -> bool:

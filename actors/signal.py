@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ class RunSignal:
         self._under_way = 0
         self._rows = 0
         self._desk = Desk()
+        self._loads: Counter[str] = Counter()
 
     async def set(self, state: State) -> None:
         """Change the state and wake everyone who waits; what was stopped stays stopped."""
@@ -50,6 +52,16 @@ class RunSignal:
     async def failure(self) -> str:
         """Why the run was stopped by one of its actors; "" if it was not."""
         return self._failure
+
+    async def loading(self, actor: str) -> int:
+        """An actor, which keeps its id when Ray starts it again, loads its model; how often it died over it before."""
+        died = self._loads[actor]
+        self._loads[actor] += 1
+        return died
+
+    async def loaded(self, actor: str) -> None:
+        """It lived to the end of it."""
+        del self._loads[actor]
 
     async def began(self) -> None:
         """A block is under way."""

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy.orm import Session
 
-from actors.engines import check_here, check_options
+from actors.engines import check_files, check_files_seen, check_here, check_options
 from actors.limiter import Limits
 from actors.plan import RunPlan
 from actors.providers import base_url_of, hosted_platforms, wire_format
@@ -69,6 +69,7 @@ def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan
         model_version=model.version,
         cache=run.evaluation_config.get(COMPLETION_CACHE, "off"),
         budgeted=model.platform not in ENGINES and has_budget(session, run),
+        trusted=platform.settings.trusted_options,
     )
 
 
@@ -97,8 +98,8 @@ def _default(platform: str) -> str:
 
 
 def check_new_run(settings: Settings, model: Model, benchmark: BenchmarkSuite, own: ModelConfig) -> None:
-    """Refuse early what cannot work: nobody listens at the model's address, its engine is not installed here, its
-    platform does not take a parameter, or it has no system prompt and the benchmark one.
+    """Refuse early what cannot work: nobody listens at the model's address, its engine, files or options are not what
+    they should be, its platform does not take a parameter, or it has no system prompt and the benchmark one.
 
     Raises ProviderUnreachable, EngineUnavailable, InvalidInput.
     """
@@ -109,10 +110,14 @@ def check_new_run(settings: Settings, model: Model, benchmark: BenchmarkSuite, o
         raise InvalidInput("benchmark", benchmark.name, accepted)
     check_choice(config.sampling())
     if model.platform in ENGINES:
-        check_options(model.platform, config.engine or {}, config.sampling())
-        if not settings.ray_address:
-            check_here(model.platform, model.platform_model_id)
+        _check_engine(settings, model, config)
         return
+    if criteria.likelihood is not None:
+        accepted = (
+            "a model of platform vllm or transformers: chat completions do not tell the likelihood of a given text; "
+            'or a benchmark whose multiple_choice has the mode "answer"'
+        )
+        raise InvalidInput("model", model.name, accepted)
     wire_format(model.platform).check(config.sampling())
     url = model.base_url or base_url_of(model.platform)
     if not model.base_url and model.credential_id is None and model.platform in BASE_URLS:
@@ -131,6 +136,16 @@ def check_new_run(settings: Settings, model: Model, benchmark: BenchmarkSuite, o
             f"base_url: {url!r} of model {model.name!r} does not answer ({reason}): "
             "start the server, or correct the address"
         ) from None
+
+
+def _check_engine(settings: Settings, model: Model, config: ModelConfig) -> None:
+    engine = config.engine or {}
+    check_options(model.platform, engine, config.sampling(), settings.trusted_options)
+    if settings.ray_address:  # the workers have the engine, and may have folders that this machine has not
+        check_files_seen(model.platform, model.platform_model_id, engine)
+    else:
+        check_here(model.platform)
+        check_files(model.platform, model.platform_model_id, engine)
 
 
 def _connect(host: str, port: int, *, private: bool) -> None:

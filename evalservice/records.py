@@ -89,10 +89,15 @@ class ChatRequest:
 
     `messages`: contents are texts or lists of parts (`{"type": "text", …}`, `{"type": "image_url", …}`).
     `sampling` holds only what was set: temperature, top_p, max_tokens, stop, seed, tools, ... by the OpenAI names.
+    continuations: texts whose log-likelihood after the prompt is asked for instead of an answer; sampling then plays no
+    part, and engines alone can do it. prompt: "chat" renders the messages with the model's chat template where it has
+    one, "plain" is their text alone.
     """
 
     messages: tuple[Mapping[str, JSON], ...]
     sampling: Mapping[str, JSON] = field(default_factory=dict)
+    continuations: tuple[str, ...] = ()
+    prompt: Literal["chat", "plain"] = "chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,8 @@ class Completion:
     input_tokens: all of the prompt; of them cached_input_tokens were read from the provider's prompt cache and
     cache_write_tokens written into it. output_tokens: all that is billed as output, reasoning_tokens of them thought.
     logprobs: where asked for, (token, log probability, ((alternative, log probability), ...)) of the first tokens.
+    log_likelihoods: of a request with continuations, the natural logarithm of each one's probability after the prompt,
+    the sum over its tokens; `text` is then the likeliest of them.
     """
 
     text: str = ""
@@ -126,6 +133,7 @@ class Completion:
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+    log_likelihoods: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

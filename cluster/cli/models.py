@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ from cluster.cli.output import print_json, print_table, say
 from evalservice.client import path_of
 from evalservice.errors import InvalidInput
 
+MAX_TEMPLATE_BYTES = 256_000
 app = typer.Typer(help="Models: hosted (OpenAI-compatible, Anthropic, Google) and self-hosted.", no_args_is_help=True)
 
 
@@ -58,6 +60,10 @@ def add(
         str | None,
         typer.Option("--config", metavar="JSON", help='E.g. \'{"temperature": 0, "max_tokens": 256}\'.'),
     ] = None,
+    chat_template: Annotated[
+        Path | None,
+        typer.Option("--chat-template", metavar="FILE", help="Of an engine, in place of the tokenizer's; read now."),
+    ] = None,
     display_name: Annotated[str, typer.Option("--display-name", metavar="S")] = "",
     description: Description = "",
     version: Annotated[str, typer.Option("--version", metavar="V")] = "1.0.0",
@@ -78,10 +84,18 @@ def add(
 
       evalservice models add flash --platform google --model-id gemini-2.5-flash --api-key-env GEMINI_API_KEY
     """
-    from evalservice.catalog.model_config import BASE_URLS, ModelConfig
+    from evalservice.catalog.model_config import BASE_URLS, ENGINES, ModelConfig
     from evalservice.catalog.schemas import NewModel, parse
 
-    settings = ModelConfig.parse("config", json_object("config", config))
+    given = json_object("config", config)
+    ModelConfig.parse("config", given)
+    if chat_template is not None:
+        given = {**given, "engine": {**(given.get("engine") or {}), "chat_template": read_text(chat_template)}}
+    if platform_name in ENGINES:
+        model_id = absolute(model_id)
+        if isinstance(engine := given.get("engine"), dict) and isinstance(engine.get("lora"), str):
+            given = {**given, "engine": {**engine, "lora": absolute(engine["lora"])}}
+    settings = ModelConfig.parse("config", given)
     values = {
         "name": name,
         "platform": platform_name,
@@ -161,3 +175,19 @@ def archive(name: Annotated[str, typer.Argument(help="Name, name@version or id."
 
 def _rounded(value: float | None, digits: int) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
+
+
+def absolute(name: str) -> str:
+    """A folder that is here, by a name that means the same in a worker's working directory; else the name."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.is_dir() else name
+
+
+def read_text(file: Path) -> str:
+    """A file's text. Raises InvalidInput for what is no text, or too much of it."""
+    try:
+        if file.stat().st_size > MAX_TEMPLATE_BYTES:
+            raise InvalidInput("--chat-template", str(file), f"a file of at most {MAX_TEMPLATE_BYTES:,} bytes")
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput("--chat-template", str(file), f"a text file: {error}") from None

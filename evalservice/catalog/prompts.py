@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalservice.catalog.content import SYSTEM_ROLES, MessagesError, check_messages
-from evalservice.catalog.criteria import DEFAULT_CHOICE_TEMPLATE, DEFAULT_TEMPLATE, EvaluationCriteria, Example
+from evalservice.catalog.criteria import DEFAULT_TEMPLATE, EvaluationCriteria, Example
 from evalservice.catalog.mapping import letter
 from evalservice.catalog.sandbox import PromptError, Template, compile_template
 from evalservice.errors import InvalidInput, shown
@@ -41,7 +41,7 @@ class PromptRenderer:
         self.criteria = criteria
         given = criteria.prompt_template
         self._plain = compile_template(given or DEFAULT_TEMPLATE, "prompt_template")
-        self._choices = self._plain if given else compile_template(DEFAULT_CHOICE_TEMPLATE, "prompt_template")
+        self._choices = self._plain if given else compile_template(criteria.default_choice_template, "prompt_template")
         system = criteria.system_prompt
         self._system = compile_template(system, "system_prompt") if system else None
         few_shot = criteria.few_shot

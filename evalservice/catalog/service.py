@@ -211,6 +211,8 @@ def check_criteria(new: NewBenchmark, dataset: EvaluationDataset) -> None:
     if primary is not None and primary not in metrics:
         raise InvalidInput("primary_metric", primary, f"the scorers give {', '.join(metrics)}")
     first = read_block(open_snapshot(dataset.snapshot_uri), Block(0, 1))[0]
+    if new.criteria.likelihood is not None and not first.choices:
+        raise InvalidInput("dataset", dataset.name, "a dataset whose test cases have choices to be compared")
     PromptRenderer(new.criteria).check_against(first)
     if not dataset.has_ground_truth:
         _check_without_ground_truth(scorers, first, dataset)
