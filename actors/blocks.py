@@ -11,7 +11,7 @@ and the scored block (`SCORED`), whose columns are those of the table `evaluatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
@@ -20,6 +20,7 @@ import orjson
 import pyarrow as pa
 from uuid_utils import uuid7
 
+from evalservice.catalog.content import without_image_data
 from evalservice.records import JSON, Completion, ItemError, TestCase
 from evalservice.storable import dump, storable_text
 
@@ -40,6 +41,7 @@ _COMMON = [
     ("cost", pa.string()),
     ("completion_info", pa.string()),
     ("executed_at", pa.timestamp("us", tz="UTC")),
+    ("cache_keys", pa.list_(pa.binary())),
 ]
 GENERATED = pa.schema([*_COMMON, ("case", pa.string()), ("texts", pa.list_(pa.string()))])
 TO_SCORE = (
@@ -47,6 +49,8 @@ TO_SCORE = (
     "is_retryable", "case", "texts",
 )  # fmt: skip
 """What of a generated block the scorers look at."""
+_TOLD = ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens", "logprobs")
+"""What `completion_info` says of a completion where its provider does."""
 SCORED = pa.schema(
     [
         ("id", pa.string()),
@@ -58,12 +62,20 @@ SCORED = pa.schema(
 )
 
 
-def generated_row(case: TestCase, messages: Sequence[Any] | None, completions: Sequence[Completion]) -> dict[str, Any]:
-    """The row of a test case and its completions, one for each epoch; the first error among them is the item's."""
+def generated_row(
+    case: TestCase,
+    messages: Sequence[Any] | None,
+    completions: Sequence[Completion],
+    cache_keys: Sequence[bytes | None] | None = None,
+) -> dict[str, Any]:
+    """The row of a test case and its completions, one for each epoch; the first error among them is the item's.
+
+    cache_keys: under which each completion may be used again.
+    """
     error = next((completion.error for completion in completions if completion.error is not None), None)
     return {
         **_identity(case),
-        "input_data": dump({"messages": messages}) if messages is not None else dump(case.input),
+        "input_data": dump(_asked(case, messages)),
         **_outcome(error),
         "latency_ms": _mean([c.latency_ms for c in completions if c.latency_ms is not None and c.error is None]),
         **_tokens(completions),
@@ -71,12 +83,22 @@ def generated_row(case: TestCase, messages: Sequence[Any] | None, completions: S
         "completion_info": dump(_info(completions)),
         "executed_at": max((c.executed_at for c in completions if c.executed_at is not None), default=None),
         "texts": [storable_text(completion.text) for completion in completions],
+        "cache_keys": cache_keys,
     }
 
 
 def failed_row(case: TestCase, error: ItemError) -> dict[str, Any]:
     """The row of a test case that never reached the model."""
     return generated_row(case, None, [Completion(error=error)])
+
+
+def _asked(case: TestCase, messages: Sequence[Any] | None) -> JSON:
+    """The messages; of a test case that was never asked, its input."""
+    if messages is not None:
+        return {"messages": without_image_data(messages)}
+    if isinstance(case.input, Mapping) and isinstance(case.input.get("messages"), list):
+        return {**case.input, "messages": without_image_data(case.input["messages"])}
+    return case.input
 
 
 def _identity(case: TestCase) -> dict[str, Any]:
@@ -146,12 +168,22 @@ def _info(completions: Sequence[Completion]) -> JSON:
             "model": completion.model,
             "system_fingerprint": completion.system_fingerprint,
             "attempts": completion.attempts,
+            **{name: value for name in _TOLD if (value := getattr(completion, name)) is not None},
             **({"refused": True} if completion.refused else {}),
-            **({"error": asdict(completion.error)} if completion.error is not None else {}),
+            **({"log_likelihoods": list(completion.log_likelihoods)} if completion.log_likelihoods is not None else {}),
+            **({"cached_from": completion.cached_from} if completion.cached_from is not None else {}),
+            **({"error": _error(completion.error)} if completion.error is not None else {}),
         }
         for completion in completions
     ]
-    return infos[0] if len(infos) == 1 else {"samples": infos}
+    if len(infos) == 1:
+        return infos[0]
+    cached = {completion.cached_from for completion in completions}
+    return {"samples": infos, **({} if None in cached else {"cached_from": min(cached, key=str)})}
+
+
+def _error(error: ItemError) -> JSON:
+    return {name: value for name, value in asdict(error).items() if name != "retry_after" or value is not None}
 
 
 def generated_table(rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -6,23 +6,26 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 import pyarrow as pa
+import ray
 
 from actors.backend import Backend
 from actors.blocks import GENERATED, failed_row, generated_row, generated_table
+from actors.cache import StoredCompletion, cache_key
 from actors.garbage import collect_rarely
 from actors.plan import RunPlan
 from actors.signal import Follower
 from evalservice.catalog.blocks import Block, read_block
+from evalservice.catalog.content import refuse_system_messages
 from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.catalog.model_config import ModelConfig
 from evalservice.catalog.prompts import PromptError, PromptRenderer
 from evalservice.catalog.snapshots import open_snapshot
-from evalservice.errors import EngineUnavailable, EvalserviceError
+from evalservice.errors import EngineUnavailable, EvalserviceError, InvalidInput
 from evalservice.records import ChatRequest, Completion, ItemError, TestCase
 
 log = logging.getLogger(__name__)
@@ -31,16 +34,22 @@ log = logging.getLogger(__name__)
 class Generate:
     """A callable for Ray Data: holds one backend (the model is loaded once an actor) and answers block after block."""
 
-    def __init__(self, plan: RunPlan, signal: Any | None = None) -> None:
+    def __init__(self, plan: RunPlan, signal: Any | None = None, find_limiter: Callable[[], Any] | None = None) -> None:
         _use_uvloop()
         self._plan = plan
         self._criteria = EvaluationCriteria.model_validate(plan.criteria)
         self._renderer = PromptRenderer(self._criteria)
-        self._sampling = ModelConfig.model_validate(plan.config).sampling()
+        self._likelihood = self._criteria.likelihood
+        config = ModelConfig.model_validate(plan.config)
+        self._sampling = config.sampling()
+        self._has_system_prompt = config.system_prompt is not False
         self._snapshot = open_snapshot(plan.snapshot_uri)
         self._signal = signal
         self._follower: Follower | None = None
-        self._backend = make_backend(plan)
+        if signal is None or not plan.self_hosted:
+            self._backend = make_backend(plan, signal, find_limiter)
+        else:
+            self._backend = _loaded(plan, signal)
         collect_rarely()
 
     async def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
@@ -69,20 +78,44 @@ class Generate:
         cases = read_block(self._snapshot, block)
         rows: list[dict[str, Any]] = []
         prompts: list[tuple[TestCase, tuple[Mapping[str, Any], ...]]] = []
+        requests: list[ChatRequest] = []
+        epochs = self._criteria.epochs
         for case in cases:
             try:
-                prompts.append((case, tuple(self._renderer.render(case))))
-            except PromptError as error:
+                messages = self._renderer.render(case)
+                if not self._has_system_prompt:
+                    refuse_system_messages(messages)
+                requests += self._requests(case, messages)
+                prompts.append((case, messages))
+            except (PromptError, InvalidInput) as error:
                 rows.append(failed_row(case, ItemError("prompt_error", error.message, retryable=False)))
-        epochs = self._criteria.epochs
-        requests = [ChatRequest(messages, self._sampling_of(e)) for _, messages in prompts for e in range(epochs)]
-        answers = await self._answers(requests, stop)
+        keys = [cache_key(self._plan, request, position % epochs) for position, request in enumerate(requests)]
+        answers = await self._answers_or_stored(requests, keys, stop)
         for position, (case, messages) in enumerate(prompts):
-            samples = answers[position * epochs : (position + 1) * epochs]
-            complete = [sample for sample in samples if sample is not None]
+            of_case = slice(position * epochs, (position + 1) * epochs)
+            complete = [sample for sample in answers[of_case] if sample is not None]
             if len(complete) == epochs:  # else the run was stopped before all of the item was answered
-                rows.append(generated_row(case, messages, complete))
+                reusable = keys[of_case] if any(key is not None for key in keys[of_case]) else None
+                rows.append(generated_row(case, messages, complete, reusable))
         return generated_table(rows)
+
+    def _requests(self, case: TestCase, messages: tuple[Mapping[str, Any], ...]) -> list[ChatRequest]:
+        if self._likelihood is not None:
+            return [self._likelihood.request(messages, case.choices)]
+        return [ChatRequest(messages, self._sampling_of(epoch)) for epoch in range(self._criteria.epochs)]
+
+    async def _answers_or_stored(
+        self, requests: Sequence[ChatRequest], keys: Sequence[bytes | None], stop: asyncio.Event
+    ) -> list[Completion | None]:
+        """The answers, in order; of the backend only those that no stored completion gives."""
+        wanted = [key for key in keys if key is not None]
+        if not wanted or self._signal is None:
+            return await self._answers(requests, stop)
+        stored: Mapping[bytes, StoredCompletion] = await self._signal.ask.remote("completions", wanted)
+        found = [stored.get(key) if key is not None else None for key in keys]
+        missing = [request for request, completion in zip(requests, found, strict=True) if completion is None]
+        asked = iter(await self._answers(missing, stop) if missing else ())
+        return [next(asked) if completion is None else completion.completion() for completion in found]
 
     async def _answers(self, requests: Sequence[ChatRequest], stop: asyncio.Event) -> list[Completion | None]:
         try:
@@ -95,6 +128,23 @@ class Generate:
     def _sampling_of(self, epoch: int) -> dict[str, Any]:
         seed = self._sampling.get("seed", self._plan.seed)
         return self._sampling if seed is None else {**self._sampling, "seed": seed + epoch}
+
+
+DEADLY_LOADS = 3
+"""So many times the process may die while it loads the model; a lack of memory is then the likeliest reason."""
+
+
+def _loaded(plan: RunPlan, signal: Any) -> Backend:
+    """The engine's backend, unless loading it has killed this actor too often: Ray would start it again for ever."""
+    actor = ray.get_runtime_context().get_actor_id()
+    if ray.get(signal.loading.remote(actor)) >= DEADLY_LOADS:
+        return Broken(
+            f"the process died {DEADLY_LOADS} times while it loaded model {plan.model_id}: the machine has too little "
+            f"memory for it, or the engine crashes (the Ray logs of actor {actor} say more)"
+        )
+    backend = make_backend(plan)
+    ray.get(signal.loaded.remote(actor))
+    return backend
 
 
 class Broken:
@@ -110,17 +160,23 @@ class Broken:
         """Nothing to release."""
 
 
-def make_backend(plan: RunPlan) -> Backend:
-    """The backend of a plan's platform. An engine that does not start answers every item with the reason."""
+def make_backend(plan: RunPlan, signal: Any | None = None, find_limiter: Callable[[], Any] | None = None) -> Backend:
+    """The backend of a plan's platform. An engine that does not start answers every item with the reason.
+
+    signal: where the driver is asked for money. find_limiter: gives the cluster's limiter.
+    """
     config = ModelConfig.model_validate(plan.config)
     if plan.self_hosted:
         try:
             return _engine(plan, config)
         except EvalserviceError as error:
             return Broken(error.message)
+    from actors.gate import Gate
+    from actors.limiter import Membership
     from actors.providers import wire_format
     from actors.providers.hosted import DEFAULT_TIMEOUT, Endpoint, HostedBackend
     from actors.providers.retry import DEFAULT_ATTEMPTS, Backoff
+    from actors.purse import Purse
 
     wire = wire_format(plan.platform)
     endpoint = Endpoint(
@@ -133,7 +189,11 @@ def make_backend(plan: RunPlan) -> Backend:
         backoff=Backoff(attempts=config.max_attempts or DEFAULT_ATTEMPTS),
         private_addresses=plan.private_addresses,
     )
-    return HostedBackend(wire, endpoint)
+    member = Membership(
+        plan.credential, plan.model_id, plan.run_id, endpoint.concurrency, plan.credential_limits, plan.model_limits
+    )
+    purse = Purse(lambda ask: signal.ask.remote("money", ask)) if plan.budgeted and signal is not None else None
+    return HostedBackend(wire, endpoint, gate=Gate(member, find_limiter, purse))
 
 
 def _engine(plan: RunPlan, config: ModelConfig) -> Backend:
@@ -141,10 +201,10 @@ def _engine(plan: RunPlan, config: ModelConfig) -> Backend:
     if plan.platform == "vllm":
         from actors.engines.vllm import VllmBackend
 
-        return VllmBackend(plan.model_id, engine)
+        return VllmBackend(plan.model_id, engine, plan.trusted)
     from actors.engines.transformers import TransformersBackend
 
-    return TransformersBackend(plan.model_id, engine)
+    return TransformersBackend(plan.model_id, engine, plan.trusted)
 
 
 def _use_uvloop() -> None:

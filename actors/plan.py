@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
+from actors.limiter import UNLIMITED, Limits
 from evalservice.catalog.model_config import ENGINES
 from evalservice.pricing import Price
-from evalservice.records import JSON
+from evalservice.records import JSON, CacheUse
 
 MAX_BLOCK_ROWS = 256
 MOST_BLOCKS = 10_000
@@ -21,7 +22,9 @@ class RunPlan:
 
     criteria: the benchmark's validated `evaluation_criteria`. config: the effective model configuration.
     concurrency: requests in flight over all `actors` (hosted platforms). total: the run's test cases.
-    private_addresses: whether the model may live on loopback and private networks.
+    private_addresses: whether the model may live on loopback and private networks. trusted: engine options that the
+    operator lets models set. credential: the key under which the cluster's limiter knows who shares the provider's
+    limits. budgeted: the driver hands out the money. cache: which stored completions are used again.
     """
 
     run_id: str
@@ -39,6 +42,13 @@ class RunPlan:
     total: int = 0
     actors: int = 1
     private_addresses: bool = True
+    credential: str = ""
+    credential_limits: Limits = UNLIMITED
+    model_limits: Limits = UNLIMITED
+    budgeted: bool = False
+    model_version: str = ""
+    cache: CacheUse = "off"
+    trusted: tuple[str, ...] = ()
 
     @property
     def self_hosted(self) -> bool:

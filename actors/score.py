@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,11 +27,12 @@ class Score:
         self._epochs = parsed.epochs
         self._scorers = scorers_of(parsed)
         self._extraction = build_extraction(parsed.output_extraction)
+        self._columns = [*TO_SCORE, "completion_info"] if parsed.likelihood else list(TO_SCORE)
         collect_rarely()
 
     def __call__(self, generated: pa.Table) -> pa.Table:
         """Score a block (schema `GENERATED`) into result rows (schema `SCORED`), in order."""
-        rows: list[dict[str, Any]] = generated.select(list(TO_SCORE)).to_pylist()
+        rows: list[dict[str, Any]] = generated.select(self._columns).to_pylist()
         samples = [self._items(row) for row in rows]
         flat = [item for items in samples for item in items]
         by_scorer = {scorer.key: scorer.score(flat) for scorer in self._scorers}
@@ -48,4 +50,13 @@ class Score:
     def _items(self, row: dict[str, Any]) -> Sequence[Item]:
         case = case_of(row)
         error = None if row["success"] else ItemError(row["error_kind"], row["error_message"], row["is_retryable"])
-        return [self._extraction.item(case, Completion(text=text, error=error)) for text in row["texts"]]
+        found = _likelihoods(row["completion_info"]) if "completion_info" in row else None
+        return [
+            self._extraction.item(case, Completion(text, error=error, log_likelihoods=found)) for text in row["texts"]
+        ]
+
+
+def _likelihoods(info: str) -> tuple[float, ...] | None:
+    """The log-likelihoods of the choices; an impossible one is null in JSON."""
+    values = orjson.loads(info).get("log_likelihoods")
+    return None if values is None else tuple(-math.inf if value is None else value for value in values)

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Literal
+
+from actors.desk import Desk
 
 State = Literal["running", "paused", "stopped"]
 log = logging.getLogger(__name__)
@@ -23,6 +27,8 @@ class RunSignal:
         self._failure = ""
         self._under_way = 0
         self._rows = 0
+        self._desk = Desk()
+        self._loads: Counter[str] = Counter()
 
     async def set(self, state: State) -> None:
         """Change the state and wake everyone who waits; what was stopped stays stopped."""
@@ -47,6 +53,16 @@ class RunSignal:
         """Why the run was stopped by one of its actors; "" if it was not."""
         return self._failure
 
+    async def loading(self, actor: str) -> int:
+        """An actor, which keeps its id when Ray starts it again, loads its model; how often it died over it before."""
+        died = self._loads[actor]
+        self._loads[actor] += 1
+        return died
+
+    async def loaded(self, actor: str) -> None:
+        """It lived to the end of it."""
+        del self._loads[actor]
+
     async def began(self) -> None:
         """A block is under way."""
         self._under_way += 1
@@ -63,6 +79,18 @@ class RunSignal:
     async def stopped(self) -> bool:
         """Whether the run was stopped."""
         return self._state == "stopped"
+
+    async def ask(self, kind: str, question: Any) -> Any:
+        """What an actor asks of the driver; gives the driver's answer."""
+        return await self._desk.ask(kind, question)
+
+    async def asked(self) -> dict[int, tuple[str, Any]]:
+        """What actors have asked since the last call; waits a little for something."""
+        return await self._desk.asked()
+
+    async def answer(self, answers: Mapping[int, Any]) -> None:
+        """The driver's answers, by the numbers of the questions."""
+        self._desk.answer(answers)
 
 
 class Follower:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.providers import hosted_platforms
-from cluster.planning import check_new_run
+from cluster.planning import check_new_model, check_new_run, default_base_urls
 from cluster.runtime import Platform
-from evalservice.catalog.model_config import ENGINES
 from evalservice.web.context import Wiring
 
 
@@ -17,7 +15,8 @@ def platform_wiring(platform: Platform, **own: Any) -> Wiring:
         engine=platform.engine,
         box=platform.box,
         data_root=platform.settings.data_root_uri,
-        platforms=(*hosted_platforms(), *ENGINES),
+        platforms=default_base_urls(),
+        check_model=check_new_model,
         check_run=lambda model, benchmark, config: check_new_run(platform.settings, model, benchmark, config),
         private_addresses=platform.settings.private_addresses is not False,
         **own,

@@ -8,13 +8,14 @@ the lease is lost it stops at once and writes nothing more.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -27,15 +28,19 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sqlalchemy import Engine
 
+from actors.cache import StoredCompletion
 from actors.garbage import collect_rarely
 from actors.plan import RunPlan
 from actors.signal import RunSignal
+from cluster.budget import Budget
+from cluster.desk import Answer, attended
 from cluster.meter import RunMeter, reporting
 from cluster.pipeline import scored_rows
 from evalservice.catalog.blocks import Block, plan_blocks, plan_ordered_blocks, random_order
 from evalservice.catalog.snapshots import open_snapshot
 from evalservice.database import tenant_transaction
 from evalservice.errors import DatabaseUnavailable, EvalserviceError, LeaseLost, RunFailed
+from evalservice.runs.completion_cache import Answered, remember, stored_completions
 from evalservice.runs.leases import give_back
 from evalservice.runs.lifecycle import ENDED, HEARTBEAT_SECONDS, LEASE_SECONDS, Lease, cancel_requested, renew
 from evalservice.runs.results import settled_mask, store_results
@@ -79,7 +84,7 @@ class Drive:
     """Ask in the random order of this seed, the first `total` of it; by default in the dataset's own order."""
 
 
-Reason = Literal["cancelled", "lease_lost", "hopeless", "stopped", "left"]
+Reason = Literal["cancelled", "lease_lost", "hopeless", "stopped", "left", "budget"]
 
 
 class Stop:
@@ -126,10 +131,14 @@ def drive(job: Drive, stop: Stop) -> EvaluationRun:
 
 
 def _drive(job: Drive, stop: Stop, signal: Any, meter: RunMeter) -> EvaluationRun:
+    budget = Budget(job.engine, job.organization_id, job.lease, on_exhausted=lambda: stop.request("budget"))
+    desk: dict[str, Answer] = {"money": budget.answers} if job.plan.budgeted else {}
+    if job.plan.cache != "off":
+        desk["completions"] = functools.partial(_stored, job)
     try:
-        with _watched(job, stop, signal):
+        with _watched(job, stop, signal), attended(signal, desk, lambda: stop.request("lease_lost")):
             progress = _store_all(job, stop, signal, meter)
-            return _close(job, stop, progress)
+            return _close(job, stop, progress, budget.exhausted)
     except LeaseLost:
         meter.lease_lost()
         raise
@@ -190,6 +199,8 @@ def _store(job: Drive, rows: pa.Table, stop: Stop, signal: Any, progress: Progre
         try:
             with tenant_transaction(job.engine, job.organization_id) as session:
                 stored = store_results(session, job.lease, job.organization_id, rows)
+                if job.plan.cache != "off":
+                    remember(session, job.organization_id, job.lease.run_id, _reusable(rows))
             seconds = time.monotonic() - started
             break
         except DatabaseUnavailable:
@@ -214,6 +225,22 @@ def _store(job: Drive, rows: pa.Table, stop: Stop, signal: Any, progress: Progre
     progress.errors.update(failures.column("error_kind").to_pylist())
     if len(failures) and not progress.first_error:
         progress.first_error = failures.column("error_message")[0].as_py()
+
+
+def _stored(job: Drive, asked: Mapping[int, Sequence[bytes]]) -> dict[int, dict[bytes, StoredCompletion]]:
+    """Of the requests that each question names, the completions that are stored. Raises DatabaseUnavailable."""
+    with tenant_transaction(job.engine, job.organization_id) as session:
+        found = stored_completions(session, {key for keys in asked.values() for key in keys})
+    known = {key: StoredCompletion(*stored) for key, stored in found.items()}
+    return {number: {key: known[key] for key in keys if key in known} for number, keys in asked.items()}
+
+
+def _reusable(rows: pa.Table) -> Iterator[Answered]:
+    columns = [rows.column(name).to_pylist() for name in ("success", "test_case_index", "cache_keys")]
+    for success, index, keys in zip(*columns, strict=True):
+        for sample, key in enumerate(keys or ()):
+            if success and key is not None:
+                yield Answered(key, index, sample)
 
 
 @contextlib.contextmanager
@@ -265,8 +292,11 @@ def _tell(signal: Any, state: str) -> None:
         ray.get(signal.set.remote(state), timeout=5)
 
 
-def _close(job: Drive, stop: Stop, progress: Progress) -> EvaluationRun:
-    """Close the run by what Postgres says of it; while Postgres is away, try again for as long as in `_store`."""
+def _close(job: Drive, stop: Stop, progress: Progress, exhausted: str) -> EvaluationRun:
+    """Close the run by what Postgres says of it; while Postgres is away, try again for as long as in `_store`.
+
+    exhausted: which limit of money is at its end.
+    """
     from evalservice.runs.closing import close_run  # brings scipy, a second that the first request need not wait for
 
     deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
@@ -280,7 +310,7 @@ def _close(job: Drive, stop: Stop, progress: Progress) -> EvaluationRun:
                 if stop.reason == "left" and run.completed_test_cases + run.failed_test_cases < run.total_test_cases:
                     give_back(session, job.lease)
                     return run
-                status, message = _verdict(run, stop, progress)
+                status, message = _verdict(run, stop, progress, exhausted)
                 return close_run(session, job.lease, status, error_message=message)
         except DatabaseUnavailable:
             if time.monotonic() > deadline:
@@ -289,7 +319,7 @@ def _close(job: Drive, stop: Stop, progress: Progress) -> EvaluationRun:
             time.sleep(POLL_SECONDS)
 
 
-def _verdict(run: EvaluationRun, stop: Stop, progress: Progress) -> tuple[str, str]:
+def _verdict(run: EvaluationRun, stop: Stop, progress: Progress, exhausted: str) -> tuple[str, str]:
     """How the run ends, and why."""
     kinds = ", ".join(f"{kind} ({count})" for kind, count in progress.errors.most_common(3))
     if progress.first_error:
@@ -299,6 +329,12 @@ def _verdict(run: EvaluationRun, stop: Stop, progress: Progress) -> tuple[str, s
         return "failed", f"stopped: every request failed: {kinds}"
     if missing > 0 and stop.reason == "stopped":
         return "failed", STOPPED_IN_DASHBOARD
+    if missing > 0 and stop.reason == "budget":
+        spent = f"${run.reserved_cost.normalize():f} spent"
+        return "cancelled", (
+            f"stopped at {exhausted} ({spent}) with {missing} test cases not asked; "
+            "`evalservice runs resume ID --max-cost USD` goes on"
+        )
     if missing > 0:
         return "cancelled", f"cancelled with {missing} test cases not asked"
     if run.completed_test_cases == 0:

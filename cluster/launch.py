@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,7 @@ from evalservice.runs.lifecycle import Lease, claim, claim_completed, driver_nam
 from evalservice.runs.queue import refuse_unscorable, retryable_failures
 from evalservice.runs.results import store_scores
 from evalservice.runs.scorers import scorers_of
-from evalservice.runs.service import configuration_hash, get_run
+from evalservice.runs.service import change_budget, configuration_hash, get_run
 from evalservice.storable import dump
 from evalservice.tables import EvaluationDataset, EvaluationResult, EvaluationRun
 
@@ -62,11 +63,13 @@ def give_up(platform: Platform, lease: Lease, reason: str) -> None:
         close_run(session, lease, "failed", error_message=reason)
 
 
-def claim_for_resume(platform: Platform, reference: str, waiting: Callable[[float], None]) -> Lease | None:
+def claim_for_resume(
+    platform: Platform, reference: str, waiting: Callable[[float], None], max_cost: Decimal | None = None
+) -> Lease | None:
     """Take over a run that stopped before its end; None when nothing is left to do.
 
     A run that still says `running` is waited for until its lease lapses; `waiting` is told the seconds left. Raises
-    LeaseHeld when its driver is alive, or another resume was faster.
+    LeaseHeld when its driver is alive, or another resume was faster. max_cost: the run's budget from now on.
     """
     owner = driver_name()
     with platform.transaction() as session:
@@ -79,6 +82,8 @@ def claim_for_resume(platform: Platform, reference: str, waiting: Callable[[floa
         with platform.transaction() as session:
             state = lease_state(session, run_id)
             if state.owner is None:
+                if max_cost is not None:
+                    change_budget(session, run_id, max_cost)
                 return _claim_any(session, run_id, state.status, owner)
             left = state.seconds_left or 0.0
             if state.status != "running" or (first is not None and (state.attempt, left) > first):

@@ -26,8 +26,9 @@ from actors.blocks import SCORED, failed_row, generated_table
 from actors.generate import Generate, block_batch
 from actors.plan import RunPlan
 from actors.score import Score
+from cluster.limiting import find_limiter
+from cluster.placement import Places, Spread, demand_of, gpu_nodes
 from evalservice.catalog.blocks import Block, read_block
-from evalservice.catalog.model_config import ModelConfig
 from evalservice.catalog.snapshots import open_snapshot
 from evalservice.errors import ClusterUnavailable, RunFailed
 from evalservice.records import ItemError
@@ -51,13 +52,15 @@ def scored_rows(plan: RunPlan, blocks: Sequence[Block], signal: Any) -> Iterator
     A test case is missing only when the run was stopped before it was answered.
     """
     plan = replace(plan, actors=_hosted_actors(plan))
-    refuse_impossible_gpus(plan)
+    spread = refuse_impossible_gpus(plan)
+    if spread == "nodes":
+        plan = _with_ray_executor(plan)
     missing = list(blocks)
     seen = np.zeros(max((block.stop for block in blocks), default=0), dtype=np.bool_)
     alone = False
     while missing:
         rows = 0
-        for table in _execute(plan, missing, signal, alone=alone):
+        for table in _execute(plan, missing, signal, spread, alone=alone):
             seen[table.column("test_case_index").to_numpy()] = True
             rows += len(table)
             if len(table):
@@ -77,16 +80,20 @@ def scored_rows(plan: RunPlan, blocks: Sequence[Block], signal: Any) -> Iterator
         alone = True
 
 
-def _execute(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool) -> Iterator[pa.Table]:
+def _execute(
+    plan: RunPlan, blocks: Sequence[Block], signal: Any, spread: Spread | None, *, alone: bool
+) -> Iterator[pa.Table]:
     """One pass over the blocks. alone: one block at a time and no second try, to find out which one is deadly.
 
     A thread of its own walks through the graph. Once the run was stopped and all that was answered is here, the rest
     of the graph (blocks that are passed on empty) is left to that thread.
     """
-    graph = _graph(plan, blocks, signal, alone=alone)
+    demand = demand_of(plan)
+    places = Places(demand, ACTOR_CPUS) if demand and spread == "nodes" else None
+    graph = _graph(plan, blocks, signal, places, alone=alone)
     tables: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=4)
     left = threading.Event()
-    threading.Thread(target=_walk, args=(graph, tables, left), name="pipeline", daemon=True).start()
+    threading.Thread(target=_walk, args=(graph, tables, left, places), name="pipeline", daemon=True).start()
     _, received = ray.get(signal.outstanding.remote())
     try:
         while True:
@@ -106,13 +113,20 @@ def _execute(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool
         left.set()
 
 
-def _walk(graph: Dataset, tables: queue.Queue[pa.Table | BaseException | None], left: threading.Event) -> None:
+def _walk(
+    graph: Dataset,
+    tables: queue.Queue[pa.Table | BaseException | None],
+    left: threading.Event,
+    places: Places | None,
+) -> None:
     end: BaseException | None = None
     try:
         for table in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             _put(tables, table, left)
     except BaseException as error:
         end = error
+    if places is not None:
+        places.close()
     _put(tables, end, left)
 
 
@@ -135,7 +149,7 @@ def _all_here(signal: Any, received: int) -> bool:
     return bool(under_way <= 0 and received >= generated)
 
 
-def _graph(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool) -> Dataset:
+def _graph(plan: RunPlan, blocks: Sequence[Block], signal: Any, places: Places | None, *, alone: bool) -> Dataset:
     context = DataContext.get_current()
     context.max_errored_blocks = -1  # a block whose actor died is left out, the others go on
     context.enable_progress_bars = False
@@ -152,14 +166,14 @@ def _graph(plan: RunPlan, blocks: Sequence[Block], signal: Any, *, alone: bool) 
         .map_batches(
             Generate,
             batch_size=1,  # a row is a block of ours; with a GPU asked for, Ray wants it said
-            fn_constructor_args=(plan, signal),
+            fn_constructor_args=(plan, signal, find_limiter),
             compute=generate,
             num_cpus=ACTOR_CPUS,
-            num_gpus=_gpus(plan) or None,
+            num_gpus=None if places else _gpus(plan) or None,
             ray_remote_args_fn=lambda: {
                 "max_task_retries": retries,
                 "max_restarts": -1,
-                "scheduling_strategy": "SPREAD",
+                "scheduling_strategy": places.strategy() if places else "SPREAD",
             },
         )
         .map_batches(
@@ -179,8 +193,8 @@ def _generation_pool(plan: RunPlan, *, alone: bool) -> tuple[ActorPoolStrategy, 
     if alone:
         return ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=1, max_concurrent_calls_per_actor=1), 1
     if plan.self_hosted:
-        gpus = _gpus(plan)
-        most = max(1, int(ray.cluster_resources().get("GPU", 0.0) // gpus)) if gpus else 1
+        demand, nodes = demand_of(plan), gpu_nodes()
+        most = max(1, demand.room(nodes)) if demand and nodes else 1
         return ActorPoolStrategy(
             min_size=1, max_size=most, max_tasks_in_flight_per_actor=4, max_concurrent_calls_per_actor=4
         ), 4 * most
@@ -203,33 +217,33 @@ def _hosted_actors(plan: RunPlan) -> int:
     return max(1, min(room, math.ceil(plan.concurrency / REQUESTS_PER_ACTOR)))
 
 
-def refuse_impossible_gpus(plan: RunPlan) -> None:
-    """Say at once what would wait for ever. Raises ClusterUnavailable."""
-    needed, largest = _gpus(plan), largest_gpu_node()
-    if needed > largest:
+def refuse_impossible_gpus(plan: RunPlan) -> Spread | None:
+    """How an engine of the run is spread over GPUs, None where it needs none. Raises ClusterUnavailable.
+
+    What no node and no nodes together can hold is refused at once: it would wait for ever.
+    """
+    demand, nodes = demand_of(plan), gpu_nodes()
+    if demand is None or (not nodes and demand.executor != "ray"):
+        return None
+    spread = demand.spread(nodes)
+    if spread is None:
         raise ClusterUnavailable(
-            f"the model needs {needed} GPUs on one node (engine.tensor_parallel_size), the largest node of this "
-            f"cluster has {largest:g}"
+            f"the model needs {demand.lacking(nodes)} (engine.tensor_parallel_size {demand.tensor}, "
+            f"engine.pipeline_parallel_size {demand.pipeline})"
         )
-
-
-def largest_gpu_node() -> float:
-    """GPUs of the node that has most, taken or not."""
-    return max((float(node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]), default=0.0)
+    return spread
 
 
 def _gpus(plan: RunPlan) -> int:
     """GPUs of one engine; 0 on a cluster without any, whose engines run on CPUs."""
-    return wanted_gpus(plan) if ray.cluster_resources().get("GPU") else 0
+    demand = demand_of(plan)
+    return demand.gpus if demand and gpu_nodes() else 0
 
 
-def wanted_gpus(plan: RunPlan) -> int:
-    """GPUs that one engine of the run wants on its node; 0 for a hosted model."""
-    if not plan.self_hosted:
-        return 0
-    from actors.engines.vllm import gpus_needed
-
-    return gpus_needed(ModelConfig.model_validate(plan.config).engine or {})
+def _with_ray_executor(plan: RunPlan) -> RunPlan:
+    """The plan of an engine over several nodes: vLLM starts its workers as Ray actors."""
+    engine = {**(plan.config.get("engine") or {}), "distributed_executor_backend": "ray"}
+    return replace(plan, config={**plan.config, "engine": engine})
 
 
 def _halves(block: Block, seen: npt.NDArray[np.bool_], *, split: bool) -> list[Block]:

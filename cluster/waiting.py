@@ -1,6 +1,6 @@
-"""A run that needs more GPUs than any node has now waits for them where everybody sees it.
+"""A run that needs more GPUs than the cluster has now waits for them where everybody sees it.
 
-The wait is a placement group that is pending: it is what makes an autoscaling cluster add the node.
+The wait is a placement group that is pending: it is what makes an autoscaling cluster add the nodes.
 """
 
 from __future__ import annotations
@@ -10,49 +10,48 @@ import logging
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
-import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from actors.plan import RunPlan
 from cluster.driver import Stop
-from cluster.pipeline import largest_gpu_node, wanted_gpus
+from cluster.placement import Demand, demand_of, gpu_nodes
 
 POLL_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
 def wait_for_gpus(plan: RunPlan, stop: Stop, note: Callable[[str], None]) -> None:
-    """Return when a node has the GPUs that one engine of the run wants, or when the run shall stop.
+    """Return when the cluster has the GPUs that one engine of the run wants, or when the run shall stop.
 
     `note` is told what is waited for, again when that changes, and "" at the end.
     """
-    wanted = _wanted(plan)
-    largest = largest_gpu_node()
-    if wanted <= largest:
+    wanted, nodes = _wanted(plan), gpu_nodes()
+    if wanted is None or wanted.spread(nodes):
         return
-    demand = placement_group([{"GPU": wanted}], strategy="STRICT_PACK")
+    bundles, strategy = wanted.request()
+    demand = placement_group(bundles, strategy=strategy)
     told = ""
     try:
-        while wanted > largest and not stop.requested():
-            what = f"{wanted} GPU{'s' if wanted > 1 else ''} on one node; the largest has {largest:g}"
+        while not wanted.spread(nodes) and not stop.requested():
+            what = wanted.lacking(nodes)
             if what != told:
                 log.info("run_waiting", extra={"run_id": plan.run_id, "waiting_for": what})
                 note(what)
                 told = what
             stop.wait(POLL_SECONDS)
-            largest = largest_gpu_node()
+            nodes = gpu_nodes()
     finally:
         remove_placement_group(demand)
     note("")
-    log.info("run_waited", extra={"run_id": plan.run_id, "gpus": wanted, "largest": largest})
+    log.info("run_waited", extra={"run_id": plan.run_id, "gpus": wanted.gpus, "largest": max(nodes, default=0.0)})
 
 
-def _wanted(plan: RunPlan) -> int:
+def _wanted(plan: RunPlan) -> Demand | None:
     """What cannot do without a GPU: an engine over several of them, vLLM built for them, any on a cluster with some."""
-    wanted = wanted_gpus(plan)
-    if wanted > 1 or ray.cluster_resources().get("GPU") or (plan.platform == "vllm" and _built_for_gpus()):
+    wanted = demand_of(plan)
+    if wanted is None or wanted.gpus > 1 or gpu_nodes() or (plan.platform == "vllm" and _built_for_gpus()):
         return wanted
-    return 0
+    return None
 
 
 def _built_for_gpus() -> bool:

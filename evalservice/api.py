@@ -1,6 +1,6 @@
 """The application: every feature's routes under `/v1`, errors as problems, health. Who wires it decides where it runs.
 
-    create_app(Wiring(engine=engine, box=box, data_root="/data", platforms=("openai",), check_run=check))
+    create_app(Wiring(engine=engine, box=box, data_root="/data", platforms={"openai": OPENAI_URL}, check_run=check))
 
 The same application is served by Ray Serve and mounted by the command line in its own process.
 """

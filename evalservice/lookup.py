@@ -6,12 +6,14 @@ import contextlib
 import uuid
 from typing import Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import Uuid, cast, func, select
 from sqlalchemy.orm import Session
 
 from evalservice.errors import NotFound
 from evalservice.tables import BenchmarkSuite, EvaluationDataset, Model
 
+_CURRENT = cast(func.nullif(func.current_setting("evalservice.organization_id", True), ""), Uuid)
+"""The organization of the transaction, as row-level security has it; NULL where it is not set."""
 T = TypeVar("T", Model, EvaluationDataset, BenchmarkSuite)
 
 
@@ -27,13 +29,17 @@ def find(session: Session, kind: type[T], reference: str, field: str) -> T:
 
 
 def find_or_none(session: Session, kind: type[T], reference: str) -> T | None:
-    """A model, dataset or benchmark by id, by its exact name (the newest version), or by name@version."""
+    """A model, dataset or benchmark by id, by its exact name (the newest version), or by name@version.
+
+    The organization's own comes before a public one of the same name: what an operator publishes later changes nothing.
+    """
     with contextlib.suppress(ValueError):
         row = session.get(kind, uuid.UUID(reference))
         if row is not None:
             return row
     columns: Any = kind
-    newest = select(kind).order_by(columns.created_at.desc(), columns.id.desc())
+    own = func.coalesce(columns.organization_id == _CURRENT, False)
+    newest = select(kind).order_by(own.desc(), columns.created_at.desc(), columns.id.desc())
     named = session.scalars(newest.where(columns.name == reference)).first()
     name, _, version = reference.rpartition("@")
     if named is not None or not name or kind is EvaluationDataset:

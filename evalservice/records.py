@@ -26,7 +26,13 @@ from typing import Any, Literal
 JSON = Any
 """Any JSON value: None, bool, int, float, str, list or dict with string keys."""
 
+TokenLogprob = tuple[str, float, tuple[tuple[str, float], ...]]
+"""A token of a completion, its natural log probability, and the most probable tokens in its place with theirs."""
+
 ScoreStatus = Literal["scored", "scorer_failed", "model_failed"]
+
+CacheUse = Literal["off", "deterministic", "all"]
+"""Of which requests stored completions are used again: none, those without chance in their sampling, all."""
 
 ErrorKind = Literal[
     "timeout",  # no answer within the time limit
@@ -67,31 +73,47 @@ class ItemError:
     """Why an item has no usable completion.
 
     `retryable`: asking again later may succeed (a resume asks again); False for what will fail the same way again.
+    `retry_after`: seconds that the body of the provider's answer asks to wait, where it does.
     """
 
     kind: ErrorKind
     message: str
     retryable: bool
     status_code: int | None = None
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """One call of a model: chat messages in the OpenAI form and effective sampling parameters.
 
-    `sampling` holds only what was set: temperature, top_p, max_tokens, stop, seed, ... by the OpenAI names.
+    `messages`: contents are texts or lists of parts (`{"type": "text", …}`, `{"type": "image_url", …}`).
+    `sampling` holds only what was set: temperature, top_p, max_tokens, stop, seed, tools, ... by the OpenAI names.
+    continuations: texts whose log-likelihood after the prompt is asked for instead of an answer; sampling then plays no
+    part, and engines alone can do it. prompt: "chat" renders the messages with the model's chat template where it has
+    one, "plain" is their text alone.
     """
 
     messages: tuple[Mapping[str, JSON], ...]
     sampling: Mapping[str, JSON] = field(default_factory=dict)
+    continuations: tuple[str, ...] = ()
+    prompt: Literal["chat", "plain"] = "chat"
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What a model returned for one request. With `error` set, `text` is "" or what arrived before the failure.
 
+    text: where the model called tools instead of answering, the calls as JSON, keys sorted, without blanks:
+    `[{"arguments":{"city":"Paris"},"name":"weather"}]`, the same for every provider.
     latency_ms: wall time of the successful attempt, queueing and earlier attempts excluded, in milliseconds.
-    cost: US dollars, exact; None when no price is known. Tokens as the provider reports them, None if it does not.
+    cost: US dollars; None when no price is known. Tokens as the provider reports them, None if it does not.
+    cached_from: the run whose stored completion this is; nobody was asked for it again.
+    input_tokens: all of the prompt; of them cached_input_tokens were read from the provider's prompt cache and
+    cache_write_tokens written into it. output_tokens: all that is billed as output, reasoning_tokens of them thought.
+    logprobs: where asked for, (token, log probability, ((alternative, log probability), ...)) of the first tokens.
+    log_likelihoods: of a request with continuations, the natural logarithm of each one's probability after the prompt,
+    the sum over its tokens; `text` is then the likeliest of them.
     """
 
     text: str = ""
@@ -104,8 +126,14 @@ class Completion:
     system_fingerprint: str | None = None
     refused: bool = False
     attempts: int = 1
+    cached_from: str | None = None
     executed_at: datetime | None = None
     error: ItemError | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    log_likelihoods: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

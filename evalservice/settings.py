@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     """An existing Ray cluster; without it a local one is started."""
     private_addresses: bool | None = Field(default=None, validation_alias="EVALSERVICE_PRIVATE_ADDRESSES")
     """Whether models may live on loopback and private networks; unset, a command may and a service may not."""
+    trusted_engine_options: str = Field(default="", validation_alias="EVALSERVICE_TRUSTED_ENGINE_OPTIONS")
+    """Engine options, with commas between, that models may set though they load code or files: trust_remote_code, …"""
     max_concurrent_runs: int | None = Field(default=None, ge=1, validation_alias="EVALSERVICE_MAX_CONCURRENT_RUNS")
     """How many runs a supervisor drives at once; without it 4 for each CPU of the cluster."""
     url: str | None = Field(default=None, validation_alias="EVALSERVICE_URL")
@@ -40,6 +42,11 @@ class Settings(BaseSettings):
     def home_path(self) -> Path:
         """The home, absolute, `~` expanded."""
         return self.home.expanduser().absolute()
+
+    @property
+    def trusted_options(self) -> tuple[str, ...]:
+        """The engine options that are the operator's elsewhere and may be set here."""
+        return tuple(name for each in self.trusted_engine_options.split(",") if (name := each.strip()))
 
     @property
     def data_root_uri(self) -> str:

@@ -1,4 +1,4 @@
-"""A provider that answers, and fails, on command: a real server speaking the OpenAI chat wire format.
+"""A provider that answers, and fails, on command: a real server speaking OpenAI's, Anthropic's and Google's formats.
 
     python tests/provider.py --answers recorded.jsonl --latency 0.02 --jitter 0.5 --faults 0.15 --seed 7
 
@@ -12,6 +12,7 @@ Faults (`FAULTS`) strike a share of the requests at random from the seed, or the
     POST /control {"latency": 0.3, "faults": 0.15, "kinds": ["reset"], "storm_seconds": 1}   any field of `Control`
     POST /reset                                              default control, counters at zero
     GET  /stats {"requests": 9, "in_flight": 0, "peak": 4, "prompts": {"MODEL": {"PROMPT": {"sent": 2, "answered": 1}}}}
+    GET  /last  {"path": "/v1/messages", "headers": {"x-api-key": "k", …}, "body": {…}}      the last request
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -36,6 +38,11 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tests.vendors import ANTHROPIC, GOOGLE, OPENAI, Format, openai_answer
 
 TRANSIENT = (
     "rate_limited",
@@ -49,6 +56,9 @@ TRANSIENT = (
 )
 """Faults that pass when the same request is sent again."""
 
+UNBILLED = frozenset({"rate_limited", "rate_limited_seconds", "html_500", "json_503", "conflict", "too_early"})
+"""Faults that strike before a completion is generated; after all others it is charged for."""
+
 DIRECTIVE = re.compile(r"<<(\w+)(?:\*(\d+))?>>")
 SUM = re.compile(r"(-?\d+) ([+*-]) (-?\d+)")
 
@@ -60,6 +70,8 @@ class Control:
     latency: seconds an answer takes, give or take the share `jitter` of it. faults: share of the requests that fail,
     each by one of `kinds`. retry_after: seconds that a 429 names. stall_seconds: how long a stalled answer takes.
     storm_seconds: for so long from now on every request is a 429. wrong: share of the sums that are answered wrongly.
+    requests_per_minute: more than so many in any 60 seconds are answered 429; 0 is no limit. announced: whether good
+    answers name that limit in their headers.
     """
 
     latency: float = 0.0
@@ -70,6 +82,8 @@ class Control:
     stall_seconds: float = 30.0
     storm_seconds: float = 0.0
     wrong: float = 0.0
+    requests_per_minute: int = 0
+    announced: bool = False
     seed: int = 1
 
 
@@ -93,7 +107,11 @@ class Provider:
     in_flight: int = 0
     peak: int = 0
     requests: int = 0
+    refused: int = 0
+    billed: Counter[str] = field(default_factory=Counter)
+    accepted: deque[float] = field(default_factory=deque)
     prompts: dict[str, dict[str, Count]] = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
 
     def apply(self, changes: dict[str, Any]) -> None:
         """Switch what is named, and begin the random sequence anew."""
@@ -111,6 +129,8 @@ class Provider:
         self.control = Control()
         self.apply({each.name: getattr(self.initial, each.name) for each in fields(Control)})
         self.peak, self.requests, self.prompts = self.in_flight, 0, {}
+        self.refused, self.billed = 0, Counter()
+        self.accepted.clear()
 
     def stats(self) -> dict[str, Any]:
         """What GET /stats shows."""
@@ -118,36 +138,74 @@ class Provider:
             model: {prompt: {"sent": count.sent, "answered": count.answered} for prompt, count in counts.items()}
             for model, counts in self.prompts.items()
         }
-        return {"requests": self.requests, "in_flight": self.in_flight, "peak": self.peak, "prompts": prompts}
+        counts = {"requests": self.requests, "in_flight": self.in_flight, "peak": self.peak, "refused": self.refused}
+        return {**counts, "billed": dict(self.billed), "prompts": prompts}
 
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1/chat/completions."""
-        self.requests += 1
-        self.in_flight += 1
-        self.peak = max(self.peak, self.in_flight)
-        try:
-            return await self._answer(request)
-        finally:
-            self.in_flight -= 1
+    def speaking(self, form: Format) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """The handler of a format's requests."""
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self.requests += 1
+            self.in_flight += 1
+            self.peak = max(self.peak, self.in_flight)
+            try:
+                return await self._answer(request, form)
+            finally:
+                self.in_flight -= 1
+
+        return handle
+
+    async def _answer(self, request: web.Request, form: Format) -> web.StreamResponse:
         body = await request.json()
-        model, prompt = body["model"], prompt_of(body)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.last = {"path": request.path_qs, "headers": headers, "body": body}
+        model, prompt = form.read(request, body)
+        call = Call(self, request, form, model, prompt)
+        refused = form.refused(request, body)
+        if refused is not None:
+            return call.failure(400, refused)
         count = self.prompts.setdefault(model, {}).setdefault(prompt, Count())
         count.sent += 1
-        fault = self._fault(prompt, count.sent)
+        if not self._within_limit():
+            return await rate_limited_seconds(call)
+        fault = self._fault(prompt, count.sent, form)
+        if fault not in UNBILLED:
+            self._bill(model, prompt)
         if self.control.latency:
             spread = self.control.latency * self.control.jitter
             await asyncio.sleep(self.control.latency + self.rng.uniform(-spread, spread))
-        call = Call(self, request, body, prompt)
+        if fault in form.faults:
+            status, answer = form.faults[fault](model, prompt)
+            return web.json_response(answer, status=status)
         if fault is not None:
             return await FAULTS[fault](call)
         count.answered += 1
-        return web.json_response(call.completion(self.text(model, prompt)))
+        return web.json_response(call.good(), headers=self._limits())
 
-    def _fault(self, prompt: str, sent: int) -> str | None:
+    def _within_limit(self) -> bool:
+        now, most = time.monotonic(), self.control.requests_per_minute
+        while self.accepted and self.accepted[0] <= now - 60.0:
+            self.accepted.popleft()
+        if most and len(self.accepted) >= most:
+            self.refused += 1
+            return False
+        self.accepted.append(now)
+        return True
+
+    def _limits(self) -> dict[str, str]:
+        most = self.control.requests_per_minute
+        if not most or not self.control.announced:
+            return {}
+        left = str(most - len(self.accepted))
+        return {"x-ratelimit-limit-requests": str(most), "x-ratelimit-remaining-requests": left}
+
+    def _bill(self, model: str, prompt: str) -> None:
+        self.billed["input_tokens"] += len(prompt.split())
+        self.billed["output_tokens"] += len(self.text(model, prompt).split())
+
+    def _fault(self, prompt: str, sent: int, form: Format) -> str | None:
         asked = DIRECTIVE.search(prompt)
-        if asked and asked[1] in FAULTS and (asked[2] is None or sent <= int(asked[2])):
+        if asked and (asked[1] in FAULTS or asked[1] in form.faults) and (asked[2] is None or sent <= int(asked[2])):
             return asked[1]
         if time.monotonic() < self.storm_until:
             return "rate_limited_seconds"
@@ -177,33 +235,22 @@ class Call:
 
     provider: Provider
     request: web.Request
-    body: dict[str, Any]
+    form: Format
+    model: str
     prompt: str
 
     def completion(self, text: str | None, **message: Any) -> dict[str, Any]:
-        """The body of a good answer. `finish_reason` is the choice's, other fields are the message's."""
-        choice = {"index": 0, "finish_reason": message.pop("finish_reason", "stop")}
-        outputs = len((text or "").split())
-        inputs = len(self.prompt.split())
-        return {
-            "id": f"chatcmpl-{self.provider.requests}",
-            "object": "chat.completion",
-            "created": 1,
-            "model": f"{self.body['model']}-2026-01-01",
-            "system_fingerprint": "fp_test",
-            "choices": [{**choice, "message": {"role": "assistant", "content": text, **message}}],
-            "usage": {"prompt_tokens": inputs, "completion_tokens": outputs, "total_tokens": inputs + outputs},
-        }
+        """An OpenAI answer. `finish_reason` is the choice's, other fields are the message's."""
+        return openai_answer(self.model, self.prompt, text, **message)
 
     def good(self) -> dict[str, Any]:
         """The answer that this request deserves."""
-        return self.completion(self.provider.text(self.body["model"], self.prompt))
+        return self.form.good(self.model, self.prompt, self.provider.text(self.model, self.prompt))
 
-
-def prompt_of(body: dict[str, Any]) -> str:
-    """All the text of the messages."""
-    texts = (message["content"] for message in body["messages"])
-    return "\n".join(text if isinstance(text, str) else json.dumps(text) for text in texts)
+    def failure(self, status: int, message: str, code: str | None = None, **headers: str) -> web.Response:
+        """An error body as the vendor writes it."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return web.json_response(self.form.failure(status, message, code), status=status, headers=named)
 
 
 Fault = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -216,53 +263,48 @@ def fault(function: Fault) -> Fault:
     return function
 
 
-def failure(status: int, message: str, code: str | None = None, **headers: str) -> web.Response:
-    """An error body as OpenAI writes it."""
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return web.json_response({"error": error}, status=status, headers=named)
-
-
 @fault
 async def rate_limited(call: Call) -> web.StreamResponse:
-    return failure(429, "Rate limit reached", "rate_limit_exceeded")
+    return call.failure(429, "Rate limit reached", "rate_limit_exceeded")
 
 
 @fault
 async def rate_limited_seconds(call: Call) -> web.StreamResponse:
-    return failure(429, "Rate limit reached", Retry_After=f"{call.provider.control.retry_after:g}")
+    return call.failure(429, "Rate limit reached", Retry_After=f"{call.provider.control.retry_after:g}")
 
 
 @fault
 async def rate_limited_date(call: Call) -> web.StreamResponse:
     # An HTTP date has whole seconds: the wait is what is asked for or up to a second more.
     moment = datetime.now(UTC) + timedelta(seconds=call.provider.control.retry_after + 1)
-    return failure(429, "Rate limit reached", Retry_After=format_datetime(moment.replace(microsecond=0), usegmt=True))
+    return call.failure(
+        429, "Rate limit reached", Retry_After=format_datetime(moment.replace(microsecond=0), usegmt=True)
+    )
 
 
 @fault
 async def rate_limited_for_hours(call: Call) -> web.StreamResponse:
-    return failure(429, "Rate limit reached", Retry_After="7200")
+    return call.failure(429, "Rate limit reached", Retry_After="7200")
 
 
 @fault
 async def no_quota(call: Call) -> web.StreamResponse:
-    return failure(429, "You exceeded your current quota", "insufficient_quota")
+    return call.failure(429, "You exceeded your current quota", "insufficient_quota")
 
 
 @fault
 async def request_timeout(call: Call) -> web.StreamResponse:
-    return failure(408, "Request timeout")
+    return call.failure(408, "Request timeout")
 
 
 @fault
 async def conflict(call: Call) -> web.StreamResponse:
-    return failure(409, "Conflict")
+    return call.failure(409, "Conflict")
 
 
 @fault
 async def too_early(call: Call) -> web.StreamResponse:
-    return failure(425, "Too early")
+    return call.failure(425, "Too early")
 
 
 @fault
@@ -272,7 +314,7 @@ async def html_500(call: Call) -> web.StreamResponse:
 
 @fault
 async def json_503(call: Call) -> web.StreamResponse:
-    return failure(503, "The engine is overloaded")
+    return call.failure(503, "The engine is overloaded")
 
 
 @fault
@@ -331,22 +373,22 @@ async def wrong_content_type(call: Call) -> web.StreamResponse:
 
 @fault
 async def unauthorized(call: Call) -> web.StreamResponse:
-    return failure(401, "Incorrect API key provided", "invalid_api_key")
+    return call.failure(401, "Incorrect API key provided", "invalid_api_key")
 
 
 @fault
 async def forbidden(call: Call) -> web.StreamResponse:
-    return failure(403, "This key may not use the model")
+    return call.failure(403, "This key may not use the model")
 
 
 @fault
 async def unknown_model(call: Call) -> web.StreamResponse:
-    return web.json_response({"error": f"model {call.body['model']!r} not found, try pulling it first"}, status=404)
+    return web.json_response({"error": f"model {call.model!r} not found, try pulling it first"}, status=404)
 
 
 @fault
 async def context_length(call: Call) -> web.StreamResponse:
-    return failure(400, "This model's maximum context length is 8192 tokens", "context_length_exceeded")
+    return call.failure(400, "This model's maximum context length is 8192 tokens", "context_length_exceeded")
 
 
 @fault
@@ -368,7 +410,7 @@ async def content_filter(call: Call) -> web.StreamResponse:
 
 @fault
 async def content_filter_400(call: Call) -> web.StreamResponse:
-    return failure(400, "The prompt triggered the content policy", "content_filter")
+    return call.failure(400, "The prompt triggered the content policy", "content_filter")
 
 
 @fault
@@ -443,11 +485,17 @@ def application(provider: Provider) -> web.Application:
     async def stats(_request: web.Request) -> web.Response:
         return web.json_response(provider.stats())
 
+    async def last(_request: web.Request) -> web.Response:
+        return web.json_response(provider.last)
+
     app = web.Application(client_max_size=64 << 20)
-    app.router.add_post("/v1/chat/completions", provider.chat)
+    app.router.add_post("/v1/chat/completions", provider.speaking(OPENAI))
+    app.router.add_post("/v1/messages", provider.speaking(ANTHROPIC))
+    app.router.add_post("/v1beta/models/{model}:generateContent", provider.speaking(GOOGLE))
     app.router.add_post("/control", control)
     app.router.add_post("/reset", start_over)
     app.router.add_get("/stats", stats)
+    app.router.add_get("/last", last)
     return app
 
 
@@ -510,15 +558,28 @@ class RunningProvider:
         stats: dict[str, Any] = self._call("/stats", None)
         return stats
 
+    @property
+    def root(self) -> str:
+        """The server without a path, which is Anthropic's base URL."""
+        return self.url.removesuffix("/v1")
+
+    @property
+    def google(self) -> str:
+        """Google's base URL."""
+        return f"{self.root}/v1beta"
+
+    def last(self) -> dict[str, Any]:
+        """Path, headers and body of the last request."""
+        last: dict[str, Any] = self._call("/last", None)
+        return last
+
     def sent(self, model: str) -> dict[str, int]:
         """Prompt -> how often it was asked of a model."""
         return {prompt: count["sent"] for prompt, count in self.stats()["prompts"].get(model, {}).items()}
 
     def _call(self, path: str, body: Any) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self.url.removesuffix("/v1") + path, data, {"Content-Type": "application/json"}
-        )
+        request = urllib.request.Request(self.root + path, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 

@@ -1,4 +1,4 @@
-"""What the self-hosted engines share: sampling parameters, prompts, engine options and one-line errors.
+"""What the self-hosted engines share: sampling parameters, engine options and one-line errors.
 
 Nothing here imports an engine, so that options can be checked where none is installed.
 """
@@ -6,10 +6,11 @@ Nothing here imports an engine, so that options can be checked where none is ins
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, TemplateSyntaxError
 
 from evalservice.errors import EngineUnavailable, InvalidInput, shown
 from evalservice.records import JSON, Completion, ErrorKind, ItemError
@@ -109,22 +110,88 @@ def check_keys(engine: Mapping[str, Any], accepted: Collection[str], denied: Col
             raise InvalidInput(f"engine.{name}", value, f"the engine has no such option; {hint}")
 
 
-def check_model_path(model: str) -> None:
-    """Say at once that a folder does not exist, instead of asking a hub for it."""
-    path = Path(model).expanduser()
-    if model.startswith(("/", "./", "../", "~")) and not (path / "config.json").is_file():
-        problem = "has no config.json" if path.is_dir() else "is not a folder"
-        raise EngineUnavailable(f"model {shown(model)} {problem}: give a Hugging Face checkpoint's folder or hub name")
+@dataclass(frozen=True, slots=True)
+class Accepts:
+    """What an option takes: in words, and as a check of a JSON value."""
+
+    text: str
+    check: Callable[[Any], bool]
+
+
+def integer(least: int) -> Accepts:
+    """Integers from `least`."""
+    return Accepts(
+        f"an integer, at least {least}",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least,
+    )
+
+
+def number(above: float, most: float) -> Accepts:
+    """Numbers above one bound, up to the other."""
+    return Accepts(
+        f"a number above {above:g}, at most {most:g}",
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and above < value <= most,
+    )
+
+
+def text(most: int = 1_000) -> Accepts:
+    """A text that says something."""
+    return Accepts("a non-empty text", lambda value: isinstance(value, str) and 0 < len(value) <= most)
+
+
+def one_of(*values: Any) -> Accepts:
+    """One of some values; 1 is not true."""
+    shown_values = ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+    return Accepts(
+        f"one of {shown_values}", lambda value: any(value == each and type(value) is type(each) for each in values)
+    )
+
+
+MAX_TEMPLATE_CHARS = 64_000
+LORA = Accepts("the folder of a LoRA adapter", text().check)
+CHAT_TEMPLATE = Accepts(
+    f"a Jinja template of at most {MAX_TEMPLATE_CHARS:,} characters", text(MAX_TEMPLATE_CHARS).check
+)
+
+
+def check_values(engine: Mapping[str, Any], known: Mapping[str, Accepts]) -> None:
+    """Refuse a value that its option does not take; null is as if it were not there. Raises InvalidInput."""
+    for name, value in engine.items():
+        if value is not None and name in known and not known[name].check(value):
+            raise InvalidInput(f"engine.{name}", value, known[name].text)
+    if known is not None and "chat_template" in known and engine.get("chat_template"):
+        check_template(engine["chat_template"])
+
+
+def check_template(template: str) -> None:
+    """Refuse a chat template that is no Jinja."""
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except TemplateSyntaxError as error:
+        if "unknown tag 'generation'" in str(error).lower():  # transformers' own tag
+            return
+        raise InvalidInput("engine.chat_template", template, f"Jinja: line {error.lineno}: {error.message}") from None
 
 
 def not_loaded(engine: str, model: str, error: BaseException) -> EngineUnavailable | InvalidInput:
-    """A failure to start as one line: about the option that is wrong if one is, else naming the model."""
+    """A failure to start as one line: about the option that is wrong if one is, else naming the model.
+
+    What is too large for the device names the options that make it smaller.
+    """
     for problem in error.errors() if hasattr(error, "errors") else ():
         if problem["loc"]:
             return InvalidInput(f"engine.{problem['loc'][0]}", problem["input"], problem["msg"])
         error = ValueError(problem["msg"].removeprefix("Value error, "))
-    hint = "; the device is too small for this model and context" if is_out_of_memory(error) else ""
+    hint = TOO_SMALL if is_out_of_memory(error) or any(words in str(error) for words in NO_ROOM) else ""
     return EngineUnavailable(f"{engine} cannot load model {shown(model)}: {one_line(error)}{hint}")
+
+
+TOO_SMALL = (
+    "; the device is too small for this model and context: lower engine.max_model_len, "
+    "engine.kv_cache_memory_bytes (VLLM_CPU_KVCACHE_SPACE on a CPU) or engine.gpu_memory_utilization"
+)
+NO_ROOM = ("less than requested memory", "No available memory", "available KV cache memory", "less than desired GPU")
+"""How vLLM says that something does not fit, when it does not say "out of memory"."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -150,40 +217,3 @@ def too_long(model: str, tokens: int, context: int) -> Completion:
 def engine_failed(model: str, error: BaseException) -> Completion:
     """Out of memory may pass; any other failure of one prompt alone will come again."""
     return failed(model, "engine_error", one_line(error), retryable=is_out_of_memory(error))
-
-
-def flattened(messages: Sequence[Mapping[str, JSON]]) -> list[dict[str, JSON]]:
-    """Messages with text content only, the OpenAI list form joined; InvalidInput for images, audio and files."""
-    plain = []
-    for number, message in enumerate(messages):
-        content = message.get("content")
-        if isinstance(content, list):
-            if not all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
-                raise InvalidInput(f"messages[{number}].content", content, "self-hosted engines take text parts only")
-            content = "".join(str(part.get("text", "")) for part in content)
-        plain.append({**message, "content": content if content is not None else ""})
-    return plain
-
-
-def prompt_tokens(tokenizer: Any, messages: Sequence[Mapping[str, JSON]]) -> list[int]:
-    """The prompt's token ids: by the model's chat template; a model without one continues the contents' plain text."""
-    plain = flattened(messages)
-    if getattr(tokenizer, "chat_template", None) is None and not hasattr(tokenizer, "mistral"):
-        return list(tokenizer.encode("\n\n".join(str(message["content"]) for message in plain)))
-    rendered = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-    return list(rendered if isinstance(rendered, list) else tokenizer.encode(rendered, add_special_tokens=False))
-
-
-def rendered(
-    tokenizer: Any, model: str, messages: Sequence[Mapping[str, JSON]], context: int
-) -> list[int] | Completion:
-    """Token ids that fit the context, or the failed completion that says why there are none."""
-    try:
-        tokens = prompt_tokens(tokenizer, messages)
-    except InvalidInput as error:
-        return failed(model, "bad_request", error.message)
-    except Exception as error:  # chat templates are the model's own code: whatever they raise is this item's
-        return failed(model, "bad_request", f"the model's chat template refused the messages: {one_line(error)}")
-    if not tokens:
-        return failed(model, "bad_request", "the prompt is empty")
-    return too_long(model, len(tokens), context) if len(tokens) >= context else tokens

@@ -8,35 +8,54 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
+from actors.engines.checkpoints import check_adapter, check_model_path
 from actors.engines.common import (
+    CHAT_TEMPLATE,
+    LORA,
     check_keys,
-    check_model_path,
+    check_values,
     engine_failed,
     failed,
+    integer,
     is_out_of_memory,
     model_defaults,
     not_loaded,
     one_line,
-    rendered,
+    one_of,
     sampling_from,
+    text,
 )
+from actors.engines.forward import Row, log_likelihoods
+from actors.engines.prompting import Prompter, likelihood_of
 from actors.engines.sampling import Ending, Job, Sampler
 from evalservice.errors import EngineUnavailable, InvalidInput
 from evalservice.records import ChatRequest, Completion
 
 HINT = "pip install 'evalservice[transformers]'"
-OPTIONS = ("attn_implementation", "batch_size", "device", "dtype", "max_model_len", "revision")
-OPERATORS_OPTIONS = ("model", "trust_remote_code")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+OPTIONS = {
+    "attn_implementation": text(),
+    "batch_size": integer(1),
+    "chat_template": CHAT_TEMPLATE,
+    "device": text(),
+    "dtype": one_of("auto", "float32", "bfloat16", "float16"),
+    "lora": LORA,
+    "max_model_len": integer(1),
+    "revision": text(),
+    "trust_remote_code": one_of(True, False),
+}
+OPERATORS_OPTIONS = {"model", "trust_remote_code"}
 UNBOUNDED = 10**9
+
+Unit = TypeVar("Unit", Job, Row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +63,7 @@ class Options:
     """The engine options of one model.
 
     device: auto is cuda, then mps, then cpu. dtype: auto is float32 on a CPU, else the checkpoint's own. batch_size:
-    unset it is 128 on a CUDA device, else 32.
+    unset it is 128 on a CUDA device, else 32. chat_template: instead of the tokenizer's own. lora: an adapter's folder.
     """
 
     device: str = "auto"
@@ -53,21 +72,19 @@ class Options:
     max_model_len: int | None = None
     revision: str | None = None
     attn_implementation: str | None = None
+    chat_template: str | None = None
+    lora: str | None = None
+    trust_remote_code: bool = False
 
 
-def check_engine(engine: Mapping[str, Any]) -> Options:
-    """The options, or InvalidInput naming the one that is wrong. Imports nothing of torch."""
-    check_keys(engine, OPTIONS, OPERATORS_OPTIONS)
-    options = Options(**engine)
-    if options.dtype not in DTYPES:
-        raise InvalidInput("engine.dtype", options.dtype, f"one of {', '.join(DTYPES)}")
-    for name, size in (("batch_size", options.batch_size), ("max_model_len", options.max_model_len)):
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise InvalidInput(f"engine.{name}", size, "an integer, at least 1")
-    for name, text in (("device", options.device), ("revision", options.revision)):
-        if text is not None and (not isinstance(text, str) or not text):
-            raise InvalidInput(f"engine.{name}", text, "a non-empty string")
-    return options
+def check_engine(engine: Mapping[str, Any], trusted: Collection[str] = ()) -> Options:
+    """The options, or InvalidInput naming the one that is wrong. Imports nothing of torch.
+
+    trusted: operator's options that are allowed all the same.
+    """
+    check_keys(engine, OPTIONS, OPERATORS_OPTIONS - set(trusted))
+    check_values(engine, OPTIONS)
+    return Options(**{name: value for name, value in engine.items() if value is not None})
 
 
 class TransformersBackend:
@@ -76,25 +93,34 @@ class TransformersBackend:
     model: folder or hub name. engine: see `Options`.
     """
 
-    def __init__(self, model: str, engine: Mapping[str, Any] | None = None) -> None:
-        options = check_engine(engine or {})
+    def __init__(self, model: str, engine: Mapping[str, Any] | None = None, trusted: Collection[str] = ()) -> None:
+        options = check_engine(engine or {}, trusted)
         self._torch, transformers = _import_engine()
         check_model_path(model)
+        adapter = check_adapter(options.lora, model) if options.lora else None
+        if adapter is not None:
+            _require_peft()
         self.model = model
         try:
             self._device = _device(self._torch, options.device)
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(model, revision=options.revision)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+                model, revision=options.revision, trust_remote_code=options.trust_remote_code
+            )
             self._model = transformers.AutoModelForCausalLM.from_pretrained(
                 model,
                 revision=options.revision,
+                trust_remote_code=options.trust_remote_code,
                 attn_implementation=options.attn_implementation,
                 dtype=_dtype(self._torch, options.dtype, self._device),
             )
+            if adapter is not None:
+                self._model.load_adapter(str(adapter.folder))
             self._model.to(self._device).eval()
         except Exception as error:  # whatever a loader raises, the user needs the model's name and one line
             raise not_loaded("transformers", model, error) from error
         config = self._model.config
         self._context = min(_context(config, self._tokenizer), options.max_model_len or UNBOUNDED)
+        self._prompter = Prompter(self._tokenizer, model, self._context, options.chat_template)
         self._batch_size = options.batch_size or (128 if self._device.startswith("cuda") else 32)
         self._most_tokens = UNBOUNDED
         self._last_tokens: dict[tuple[str, ...], dict[int, bool]] = {}
@@ -114,10 +140,13 @@ class TransformersBackend:
         if not requests or stop.is_set():
             return results
         run = asyncio.get_running_loop().run_in_executor
-        jobs = []
+        jobs: list[Job] = []
+        rows: dict[int, list[Row]] = {}
         for index, prepared in enumerate(await run(self._thread, self._prepared, requests, stop)):
             if isinstance(prepared, Job):
                 jobs.append(replace(prepared, index=index))
+            elif isinstance(prepared, list):
+                rows[index] = [replace(row, index=index) for row in prepared]
             else:
                 results[index] = prepared
         for batch in self._batches(jobs):
@@ -126,7 +155,27 @@ class TransformersBackend:
             answers = await run(self._thread, self._answered, batch)
             for job, answer in zip(batch, answers, strict=True):
                 results[job.index] = answer
+        found: dict[int, Completion] = {}
+        for scored in self._in_batches([row for each in rows.values() for row in each]):
+            if stop.is_set():
+                break
+            values = await run(self._thread, self._scored, scored)
+            found.update({id(row): value for row, value in zip(scored, values, strict=True)})
+        for index, own in rows.items():
+            parts = [found[id(row)] for row in own if id(row) in found]
+            if len(parts) == len(own):
+                results[index] = self._joined(requests[index], own, parts)
         return results
+
+    def _joined(self, request: ChatRequest, rows: Sequence[Row], parts: Sequence[Completion]) -> Completion:
+        """The completion of a request from those of its continuations, each with its own log likelihood."""
+        wrong = next((part for part in parts if part.error is not None), None)
+        if wrong is not None:
+            return wrong
+        logprobs = [sum(part.log_likelihoods or ()) for part in parts]
+        latency_ms = sum(part.latency_ms or 0.0 for part in parts)
+        completion = likelihood_of(self.model, request, [row.continued for row in rows], logprobs)
+        return replace(completion, latency_ms=latency_ms, executed_at=parts[-1].executed_at)
 
     async def aclose(self) -> None:
         """Wait for the batch under way and give the model's memory back."""
@@ -136,15 +185,20 @@ class TransformersBackend:
 
     # What follows runs in the engine's thread.
 
-    def _prepared(self, requests: Sequence[ChatRequest], stop: asyncio.Event) -> list[Job | Completion | None]:
+    def _prepared(
+        self, requests: Sequence[ChatRequest], stop: asyncio.Event
+    ) -> list[Job | list[Row] | Completion | None]:
         return [None if stop.is_set() else self._job(request) for request in requests]
 
-    def _job(self, request: ChatRequest) -> Job | Completion:
+    def _job(self, request: ChatRequest) -> Job | list[Row] | Completion:
+        if request.continuations:
+            continued = self._prompter.continued(request)
+            return continued if isinstance(continued, Completion) else [Row(0, each) for each in continued]
         try:
             sampling = sampling_from(request.sampling, self._defaults)
         except InvalidInput as error:
             return failed(self.model, "bad_request", error.message)
-        tokens = rendered(self._tokenizer, self.model, request.messages, self._context)
+        tokens = self._prompter.prompt(request)
         if isinstance(tokens, Completion):
             return tokens
         room = self._context - len(tokens)
@@ -160,18 +214,27 @@ class TransformersBackend:
             limit = job.limit if self._absolute_positions else None
             groups.setdefault((replace(job.sampling, seed=None), limit), []).append(job)
         for group in groups.values():
-            group.sort(key=lambda job: len(job.tokens), reverse=True)
-            start = 0
-            while start < len(group):
-                size = min(self._batch_size, max(1, self._most_tokens // _tokens_of(group[start])))
-                yield group[start : start + size]
-                start += size
+            yield from self._in_batches(group)
+
+    def _in_batches(self, units: Sequence[Unit]) -> Iterator[list[Unit]]:
+        ordered = sorted(units, key=lambda unit: len(unit.tokens), reverse=True)
+        start = 0
+        while start < len(ordered):
+            size = min(self._batch_size, max(1, self._most_tokens // _tokens_of(ordered[start])))
+            yield ordered[start : start + size]
+            start += size
 
     def _answered(self, batch: Sequence[Job]) -> list[Completion]:
+        return self._in_halves(batch, self._completions)
+
+    def _scored(self, batch: Sequence[Row]) -> list[Completion]:
+        return self._in_halves(batch, self._likelihoods)
+
+    def _in_halves(self, batch: Sequence[Unit], work: Callable[[Sequence[Unit]], list[Completion]]) -> list[Completion]:
         """The batch's completions; if it fails its halves are tried, so that only the culprit fails."""
         started = time.perf_counter()
         try:
-            rows, stopped = self._generate(batch)
+            completions = work(batch)
         except Exception as error:
             self._prove_alive(error)
             if len(batch) == 1:
@@ -180,13 +243,18 @@ class TransformersBackend:
                 self._most_tokens = min(self._most_tokens, max(map(_tokens_of, batch)) * len(batch) // 2)
         else:
             latency_ms, now = (time.perf_counter() - started) * 1000.0, datetime.now(UTC)
-            return [
-                replace(self._completion(job, row, at), latency_ms=latency_ms, executed_at=now)
-                for job, row, at in zip(batch, rows, stopped, strict=True)
-            ]
+            return [replace(completion, latency_ms=latency_ms, executed_at=now) for completion in completions]
         self._free()  # not sooner: the error holds the frames of `generate`, and they the memory of the whole batch
-        middle = len(batch) // 2
-        return [*self._answered(batch[:middle]), *self._answered(batch[middle:])]
+        middle: int = len(batch) // 2
+        return [*self._in_halves(batch[:middle], work), *self._in_halves(batch[middle:], work)]
+
+    def _completions(self, batch: Sequence[Job]) -> list[Completion]:
+        rows, stopped = self._generate(batch)
+        return [self._completion(job, row, at) for job, row, at in zip(batch, rows, stopped, strict=True)]
+
+    def _likelihoods(self, batch: Sequence[Row]) -> list[Completion]:
+        values = log_likelihoods(self._torch, self._model, batch, self._pad, self._device)
+        return [Completion(model=self.model, log_likelihoods=(value,)) for value in values]
 
     def _prove_alive(self, error: Exception) -> None:
         """Raise EngineUnavailable if the device answers nothing any more, as after an error inside a CUDA kernel."""
@@ -265,6 +333,11 @@ def _import_engine() -> tuple[Any, Any]:
     return torch, transformers
 
 
+def _require_peft() -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise EngineUnavailable(f"engine.lora needs peft, which is not installed: {HINT}")
+
+
 def _device(torch: Any, wanted: str) -> str:
     if wanted != "auto":
         return str(torch.device(wanted))
@@ -288,9 +361,9 @@ def _context(config: Any, tokenizer: Any) -> int:
     return min(next((n for n in named if isinstance(n, int)), UNBOUNDED), int(tokenizer.model_max_length))
 
 
-def _tokens_of(job: Job) -> int:
+def _tokens_of(unit: Job | Row) -> int:
     """The most tokens that a row's place in memory is needed for."""
-    return len(job.tokens) + job.limit
+    return len(unit.tokens) + (unit.limit if isinstance(unit, Job) else 0)
 
 
 def _as_list(value: int | Sequence[int] | None) -> list[int]:

@@ -11,28 +11,20 @@ import asyncio
 import contextlib
 import gc
 import os
-import re
 import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from actors.engines.common import (
-    Sampling,
-    check_keys,
-    check_model_path,
-    engine_failed,
-    failed,
-    model_defaults,
-    not_loaded,
-    one_line,
-    rendered,
-    sampling_from,
-)
+from actors.engines.checkpoints import check_adapter, check_model_path, check_parallel
+from actors.engines.common import Sampling, engine_failed, failed, model_defaults, not_loaded, one_line, sampling_from
+from actors.engines.prompting import Prompter
+from actors.engines.vllm_jobs import Block, Job, NextToken, Scored, Shared
+from actors.engines.vllm_options import check_engine, check_lora_rank
 from evalservice.errors import EngineUnavailable, InvalidInput
 from evalservice.records import ChatRequest, Completion
 
@@ -46,39 +38,6 @@ ENVIRONMENT = {
 }
 CPU_DEFAULTS: dict[str, Any] = {"dtype": "bfloat16", "enforce_eager": True, "kv_cache_memory_bytes": 2**30}
 DEFAULTS: dict[str, Any] = {"use_tqdm_on_load": False}
-
-OPERATORS_OPTIONS = re.compile(
-    r"""model|model_weights|model_class_overrides|served_model_name|tokenizer|tokenizer_mode|runner|convert|spec_model
-      | trust_remote_code|hf_token|hf_overrides|logits_processors|device_ids|distributed_executor_backend|nnodes
-      | load_format|default_mm_loras|media_io_kwargs|skip_tokenizer_init|tokens_only
-      | allowed_.*|data_parallel_.*|master_.*|numa_.*|.*_logging|_.*
-      | (?!override_generation_config$|quantization_config$).*_config
-      | .*_(cls|plugin|path|file|dir|endpoint|address|port|rank)""",
-    re.VERBOSE,
-)
-"""Options that load code, read or write files, open sockets, or would make the model another one than it says."""
-
-
-def gpus_needed(engine: Mapping[str, Any]) -> int:
-    """GPUs that one engine with these options occupies. Imports nothing of vLLM."""
-    needed = 1
-    for name in ("tensor_parallel_size", "pipeline_parallel_size"):
-        size = engine.get(name, 1)
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise InvalidInput(f"engine.{name}", size, "an integer, at least 1")
-        needed *= size
-    return needed
-
-
-def check_engine(engine: Mapping[str, Any], trusted: Sequence[str] = ()) -> None:
-    """Refuse options that the installed vLLM does not have or that only the operator may set.
-
-    trusted: operator's options that are allowed all the same, such as trust_remote_code.
-    """
-    gpus_needed(engine)
-    known = {f.name for f in fields(_import_vllm().EngineArgs)}
-    denied = {name for name in {*known, *engine} if OPERATORS_OPTIONS.fullmatch(name) and name not in trusted}
-    check_keys(engine, known - denied, denied & known)
 
 
 def _import_vllm() -> Any:
@@ -98,51 +57,6 @@ def _import_vllm() -> Any:
     return vllm
 
 
-@dataclass(slots=True)
-class _Block:
-    """One call of `complete`: what was asked, and what is answered so far."""
-
-    requests: Sequence[ChatRequest]
-    stop: asyncio.Event
-    loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[None]
-    results: list[Completion | None]
-    open: int
-    next: int = 0
-
-    def settle(self, index: int, completion: Completion | None) -> None:
-        self.results[index] = completion
-        self.open -= 1
-        if self.open == 0:
-            self.wake(None)
-
-    def wake(self, error: Exception | None) -> None:
-        """Let the caller go on: with the results, or with the reason why there are none."""
-
-        def finish() -> None:
-            if self.done.done():
-                return
-            if error is None:
-                self.done.set_result(None)
-            else:
-                self.done.set_exception(error)
-
-        with contextlib.suppress(RuntimeError):  # the caller's event loop is closed: nobody waits any more
-            self.loop.call_soon_threadsafe(finish)
-
-
-@dataclass(slots=True)
-class _Job:
-    """One request inside the engine."""
-
-    block: _Block
-    index: int
-    tokens: list[int]
-    sampling: Sampling
-    admitted: float = 0.0
-    attempts: int = 0
-
-
 class VllmBackend:
     """See `actors.backend.Backend`. `complete` raises EngineUnavailable only when the engine itself is dead.
 
@@ -153,22 +67,36 @@ class VllmBackend:
     def __init__(self, model: str, engine: Mapping[str, Any] | None = None, trusted: Sequence[str] = ()) -> None:
         vllm = _import_vllm()
         check_engine(engine or {}, trusted)
-        check_model_path(model)
+        config = check_model_path(model)
+        if (engine or {}).get("distributed_executor_backend") == "ray":
+            _leave_devices_to_workers()
         self.model = model
         self._SamplingParams, self._final = vllm.SamplingParams, vllm.sampling_params.RequestOutputKind.FINAL_ONLY
+        options = {name: value for name, value in (engine or {}).items() if value is not None}
+        chat_template, lora = options.pop("chat_template", None), options.pop("lora", None)
+        if config is not None:
+            check_parallel(options, config)
+        self._lora: Any = None
+        if lora is not None:
+            adapter = check_adapter(lora, model)
+            options |= {"enable_lora": True, "max_lora_rank": check_lora_rank(options, adapter.rank)}
+            self._lora = _lora_request(str(adapter.folder))
         try:
             with warnings.catch_warnings(action="ignore"):
-                self._llm = vllm.LLM(model=model, **_options(engine or {}))
+                self._llm = vllm.LLM(model=model, **_options(options))
+                if self._lora is not None:
+                    self._llm.llm_engine.add_lora(self._lora)
         except Exception as error:  # whatever a loader raises, the user needs the model's name and one line
             raise not_loaded("vLLM", model, error) from error
         self._engine = self._llm.llm_engine
         self._tokenizer = self._llm.get_tokenizer()
         self._context: int = self._engine.model_config.max_model_len
+        self._prompter = Prompter(self._tokenizer, model, self._context, chat_template)
         self._window: int = self._engine.vllm_config.scheduler_config.max_num_seqs
         self._defaults = model_defaults(self._engine.model_config.get_diff_sampling_param())
-        self._waiting: deque[_Block] = deque()
-        self._running: dict[str, _Job] = {}
-        self._suspects: deque[list[_Job]] = deque()
+        self._waiting: deque[Block] = deque()
+        self._running: dict[str, Job] = {}
+        self._suspects: deque[list[Job]] = deque()
         self._count = 0
         self._dead: EngineUnavailable | None = None
         self._closing = False
@@ -182,7 +110,7 @@ class VllmBackend:
             return [None] * len(requests)
         loop = asyncio.get_running_loop()
         n = len(requests)
-        block = _Block(tuple(requests), stop, loop, loop.create_future(), [None] * n, n)
+        block = Block(tuple(requests), stop, loop, loop.create_future(), [None] * n, n)
         with self._changed:
             if self._dead or self._closing:
                 raise self._dead or EngineUnavailable(f"the engine of model {self.model} is closed")
@@ -245,34 +173,41 @@ class VllmBackend:
                 with self._changed:
                     self._waiting.popleft()
             prepared = self._prepared(block, index)
-            if isinstance(prepared, _Job):
-                self._add(prepared)
-            else:
+            if isinstance(prepared, Completion):
                 block.settle(index, prepared)
+            else:
+                for job in prepared:
+                    self._add(job)
 
-    def _prepared(self, block: _Block, index: int) -> _Job | Completion:
+    def _prepared(self, block: Block, index: int) -> list[Job] | Completion:
         request = block.requests[index]
+        if request.continuations:
+            rows = self._prompter.continued(request)
+            return rows if isinstance(rows, Completion) else Shared(block, index, self.model, request, rows).jobs()
         try:
             sampling = sampling_from(request.sampling, self._defaults)
         except InvalidInput as error:
             return failed(self.model, "bad_request", error.message)
-        tokens = rendered(self._tokenizer, self.model, request.messages, self._context)
-        return tokens if isinstance(tokens, Completion) else _Job(block, index, tokens, sampling)
+        tokens = self._prompter.prompt(request)
+        return tokens if isinstance(tokens, Completion) else [Job(block, index, tokens, sampling)]
 
-    def _add(self, job: _Job) -> None:
+    def _add(self, job: Job) -> None:
         self._count += 1
         job.attempts += 1
         job.admitted = time.perf_counter()
         name = str(self._count)
         try:
-            params = self._params(job.sampling, self._context - len(job.tokens))
-            self._engine.add_request(name, {"type": "token", "prompt_token_ids": job.tokens}, params)
+            params = self._params(job.sampling, self._context - len(job.tokens), job.options())
+            self._submit(name, job.tokens, params)
         except Exception as error:  # vLLM's validation of one request
-            job.block.settle(job.index, failed(self.model, "bad_request", one_line(error)))
+            job.settle(failed(self.model, "bad_request", one_line(error)))
         else:
             self._running[name] = job
 
-    def _params(self, sampling: Sampling, room: int) -> Any:
+    def _submit(self, name: str, tokens: list[int], params: Any) -> None:
+        self._engine.add_request(name, {"type": "token", "prompt_token_ids": tokens}, params, lora_request=self._lora)
+
+    def _params(self, sampling: Sampling, room: int, more: Mapping[str, Any]) -> Any:
         return self._SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -286,6 +221,7 @@ class VllmBackend:
             frequency_penalty=sampling.frequency_penalty,
             repetition_penalty=sampling.repetition_penalty,
             output_kind=self._final,
+            **more,
         )
 
     def _step(self) -> None:
@@ -297,10 +233,21 @@ class VllmBackend:
         now, at = time.perf_counter(), datetime.now(UTC)
         for output in outputs:
             job = self._running.pop(output.request_id, None) if output.finished else None
-            if job is not None:
-                job.block.settle(job.index, self._completion(job, output, now, at))
+            if isinstance(job, NextToken | Scored):
+                self._score(job, output)
+            elif job is not None:
+                job.settle(self._completion(job, output, now, at))
 
-    def _completion(self, job: _Job, output: Any, now: float, at: datetime) -> Completion:
+    def _score(self, job: NextToken | Scored, output: Any) -> None:
+        if job.read(output):
+            return
+        if isinstance(job, Scored) and job.cached:
+            job.cached = False
+            self._add(job)
+            return
+        job.settle(failed(self.model, "engine_error", "the engine gave no log probabilities for this prompt"))
+
+    def _completion(self, job: Job, output: Any, now: float, at: datetime) -> Completion:
         answer = output.outputs[0]
         completion = Completion(
             text=answer.text,
@@ -332,15 +279,14 @@ class VllmBackend:
             self._suspects.appendleft(jobs)
             self._prove_alive(error, job.tokens[:1])
             self._suspects.popleft()
-            job.block.settle(job.index, replace(engine_failed(self.model, error), attempts=job.attempts))
+            job.settle(replace(engine_failed(self.model, error), attempts=job.attempts))
 
     def _prove_alive(self, error: Exception, tokens: list[int]) -> None:
         """Raise `error` unless the engine still answers the simplest request: then it is not the prompt's fault."""
         self._count += 1
         name = str(self._count)
         try:
-            params = self._params(Sampling(temperature=0.0), 1)
-            self._engine.add_request(name, {"type": "token", "prompt_token_ids": tokens}, params)
+            self._submit(name, tokens, self._params(Sampling(temperature=0.0), 1, {}))
             while self._engine.has_unfinished_requests():
                 self._engine.step()
         except Exception:
@@ -367,4 +313,18 @@ def _options(engine: Mapping[str, Any]) -> dict[str, Any]:
     from vllm.platforms import current_platform
 
     defaults = DEFAULTS | (CPU_DEFAULTS if current_platform.is_cpu() else {})
+    if os.environ.get("VLLM_CPU_KVCACHE_SPACE"):  # the operator has decided how large it is
+        defaults.pop("kv_cache_memory_bytes", None)
     return {**defaults, **engine}
+
+
+def _leave_devices_to_workers() -> None:
+    """An actor without a GPU of its own sees none; vLLM's workers, which have them, must not inherit that."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def _lora_request(folder: str) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, folder)

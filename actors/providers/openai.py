@@ -14,16 +14,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from actors.providers.limits import RateLimits, count_of, duration_seconds
+from actors.providers.parameters import check_extra_body, check_logprobs, merged
+from actors.providers.reading import (
+    calls_text,
+    count,
+    error_text,
+    logprobs_of,
+    object_at,
+    objects_at,
+    parsed_arguments,
+    short_text,
+)
 from actors.providers.retry import is_worth_retrying
 from actors.providers.wire import shape_error
 from evalservice.catalog.model_config import OPENAI_URL
 from evalservice.records import JSON, ChatRequest, Completion, ErrorKind, ItemError
 
-MAX_ERROR_MESSAGE = 500
-FIXED = frozenset({"model", "messages", "n", "stream"})
+FIXED = ("model", "messages", "n", "stream")
 """Who is asked what, and how many answers are paid for, is not for `extra_body` to change."""
-MAX_TOKENS = 10_000_000
-"""A count beyond the longest contexts is no count; it would not fit the columns that add counts up either."""
 
 
 class OpenAIChat:
@@ -37,11 +46,16 @@ class OpenAIChat:
     def headers(self, api_key: str | None) -> dict[str, str]:
         return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
+    def check(self, sampling: Mapping[str, JSON]) -> None:
+        """Compatible servers take all kinds of parameters, so that only what none could take is refused."""
+        check_logprobs(sampling)
+        check_extra_body(sampling, FIXED)
+
     def body(self, model_id: str, request: ChatRequest) -> dict[str, JSON]:
         sampling = dict(request.sampling)
         extra = sampling.pop("extra_body", None) or {}
         allowed = {key: value for key, value in extra.items() if key not in FIXED}
-        return {"model": model_id, "messages": list(request.messages), **sampling, **allowed}
+        return merged({"model": model_id, "messages": list(request.messages), **sampling}, allowed)
 
     def completion(self, payload: JSON) -> Completion:
         if not isinstance(payload, dict):
@@ -65,8 +79,11 @@ class OpenAIChat:
         finish_reason = finish_reason if isinstance(finish_reason, str) else None
         refusal = message.get("refusal")
         content = _text(message.get("content"))
+        calls = [(name, parsed_arguments(arguments)) for name, arguments in _called(message)]
         error: ItemError | None = None
-        if content is None:
+        if calls and (not content or finish_reason == "tool_calls"):
+            content = calls_text(calls)
+        elif content is None:
             if isinstance(refusal, str) and refusal:
                 content = refusal
             elif finish_reason == "length":
@@ -77,27 +94,46 @@ class OpenAIChat:
                 error = ItemError("empty_response", "the model called a tool instead of answering", retryable=False)
             else:
                 error = ItemError("empty_response", "the first choice has no content", retryable=True)
-        usage = payload.get("usage")
-        usage = usage if isinstance(usage, dict) else {}
+        usage = object_at(payload, "usage")
+        tokens = objects_at(choice.get("logprobs"), "content")
         return Completion(
             text=content or "",
             finish_reason=finish_reason,
-            input_tokens=_count(usage.get("prompt_tokens")),
-            output_tokens=_count(usage.get("completion_tokens")),
-            model=_short_text(payload.get("model")),
-            system_fingerprint=_short_text(payload.get("system_fingerprint")),
+            input_tokens=count(usage.get("prompt_tokens")),
+            output_tokens=count(usage.get("completion_tokens")),
+            cached_input_tokens=count(object_at(usage, "prompt_tokens_details").get("cached_tokens")),
+            reasoning_tokens=count(object_at(usage, "completion_tokens_details").get("reasoning_tokens")),
+            model=short_text(payload.get("model")),
+            system_fingerprint=short_text(payload.get("system_fingerprint")),
             refused=isinstance(refusal, str) and bool(refusal),
             error=error,
+            logprobs=logprobs_of(tokens, [objects_at(token, "top_logprobs") for token in tokens], "logprob"),
         )
 
     def error(self, status: int, payload: JSON, headers: Mapping[str, str]) -> ItemError:
         code, message = _error_fields(payload)
         kind = _kind(status, code, message)
-        text = f"HTTP {status}" + (f": {message}" if message else "")
+        text = error_text(status, message)
         if kind == "rate_limited" and code == "insufficient_quota":
             return ItemError("authentication", text, retryable=True, status_code=status)
         retryable = is_worth_retrying(status) or kind in ("authentication", "not_found")
-        return ItemError(kind, text[:MAX_ERROR_MESSAGE], retryable=retryable, status_code=status)
+        return ItemError(kind, text, retryable=retryable, status_code=status)
+
+    def limits(self, headers: Mapping[str, str]) -> RateLimits:
+        return RateLimits(
+            requests_limit=count_of(headers, "x-ratelimit-limit-requests"),
+            requests_remaining=count_of(headers, "x-ratelimit-remaining-requests"),
+            requests_reset=duration_seconds(headers.get("x-ratelimit-reset-requests")),
+            tokens_limit=count_of(headers, "x-ratelimit-limit-tokens"),
+            tokens_remaining=count_of(headers, "x-ratelimit-remaining-tokens"),
+            tokens_reset=duration_seconds(headers.get("x-ratelimit-reset-tokens")),
+        )
+
+
+def _called(message: dict[str, Any]) -> list[tuple[str, JSON]]:
+    """Name and arguments (JSON as a text) of the functions that the model calls."""
+    functions = [object_at(call, "function") for call in objects_at(message, "tool_calls")]
+    return [(each["name"], each.get("arguments")) for each in functions if isinstance(each.get("name"), str)]
 
 
 def _embedded_status(error: JSON) -> int:
@@ -148,12 +184,3 @@ def _text(content: JSON) -> str | None:
         texts = [part for part in parts if isinstance(part, str)]
         return "".join(texts) if texts else None
     return None
-
-
-def _count(value: JSON) -> int | None:
-    valid = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS
-    return value if valid else None
-
-
-def _short_text(value: JSON) -> str | None:
-    return value[:200] if isinstance(value, str) else None

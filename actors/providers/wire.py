@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
+from actors.providers.limits import RateLimits
 from evalservice.records import JSON, ChatRequest, Completion, ItemError
 
 
@@ -21,8 +22,12 @@ class WireFormat(Protocol):
         """Authentication and version headers."""
         ...
 
+    def check(self, sampling: Mapping[str, JSON]) -> None:
+        """Raises InvalidInput for a sampling parameter that the provider does not have, or not with this value."""
+        ...
+
     def body(self, model_id: str, request: ChatRequest) -> dict[str, JSON]:
-        """The request body."""
+        """The request body. Raises InvalidInput for messages that the provider does not take: the item's error."""
         ...
 
     def completion(self, payload: JSON) -> Completion:
@@ -32,6 +37,31 @@ class WireFormat(Protocol):
     def error(self, status: int, payload: JSON, headers: Mapping[str, str]) -> ItemError:
         """Read the body (parsed JSON, or None) of an answer with another status; never raises."""
         ...
+
+    def limits(self, headers: Mapping[str, str]) -> RateLimits:
+        """What an answer's headers (names in any case) say of the credential's rate limits; never raises."""
+        ...
+
+
+class PluginFormat:
+    """A third party's format. One that says nothing of parameters takes all, one that reads no limits has none."""
+
+    def __init__(self, plugin: Any) -> None:
+        self._plugin = plugin
+        self.default_base_url: str = plugin.default_base_url
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plugin, name)
+
+    def check(self, sampling: Mapping[str, JSON]) -> None:
+        """See `WireFormat.check`."""
+        if hasattr(self._plugin, "check"):
+            self._plugin.check(sampling)
+
+    def limits(self, headers: Mapping[str, str]) -> RateLimits:
+        """See `WireFormat.limits`."""
+        found: RateLimits = self._plugin.limits(headers) if hasattr(self._plugin, "limits") else RateLimits()
+        return found
 
 
 def shape_error(problem: str) -> Completion:

@@ -1,4 +1,4 @@
-"""`evalservice benchmarks`: register and list benchmarks."""
+"""`evalservice benchmarks`: register and list benchmarks; `standard` has those that come with the package."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.cli import standard
 from cluster.cli.common import Description, Json, Tags, body_of, json_object, put_away, service
 from cluster.cli.output import print_json, print_table, say
 from evalservice.client import path_of
 from evalservice.errors import InvalidInput
 
 app = typer.Typer(help="Benchmarks: a dataset, a prompt, scorers.", no_args_is_help=True)
+app.command("catalog")(standard.catalog)
+app.command("install")(standard.install)
 
 
 @app.command("add")
@@ -160,11 +163,14 @@ def list_benchmarks(json: Json = False) -> None:
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Name, name@version or id.")], json: Json = False) -> None:
     """Show a benchmark: dataset, prompt, scorers."""
+    from evalservice.catalog.criteria_parts import abridged
+
     with service() as opened:
         benchmark = opened.client.get(path_of("benchmarks", name))
     if json:
         print_json(benchmark)
         return
+    benchmark["evaluation_criteria"] = abridged(benchmark["evaluation_criteria"])
     for key, value in benchmark.items():
         say(f"{key:>20}  {'' if value is None else value}")
 

@@ -19,19 +19,29 @@ Variable = Annotated[
     str, typer.Option("--api-key-env", metavar="VAR", help="The variable that holds the key: read now.")
 ]
 
+RequestsPerMinute = Annotated[
+    int | None, typer.Option("--requests-per-minute", metavar="N", help="What the provider allows, over all models.")
+]
+TokensPerMinute = Annotated[
+    int | None, typer.Option("--tokens-per-minute", metavar="N", help="What the provider allows, over all models.")
+]
+
 
 @app.command("add")
 def add(
     name: Annotated[str, typer.Argument(help="What you will call it.")],
     base_url: Annotated[str, typer.Option("--base-url", metavar="URL", help="Whose key it is.")],
     api_key_env: Variable,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
     json: Json = False,
 ) -> None:
-    """Store a provider's key.
+    """Store a provider's key. Its limits are kept by all actors of all runs together.
 
     Example: evalservice credentials add openai --base-url https://api.openai.com/v1 --api-key-env OPENAI_API_KEY
     """
-    body = {"name": name, "base_url": base_url, "secret": _secret(api_key_env)}
+    body: dict[str, Any] = {"name": name, "base_url": base_url, "secret": _secret(api_key_env)}
+    body |= _limits(requests_per_minute, tokens_per_minute)
     with service() as opened:
         credential = opened.client.post(path_of("provider-credentials"), body)
     if json:
@@ -48,8 +58,31 @@ def list_credentials(json: Json = False) -> None:
     if json:
         print_json({"items": credentials})
         return
-    rows = [[c["name"], c["origin"], *(minute(c[m]) for m in ("created_at", "last_used_at"))] for c in credentials]
-    print_table(["NAME", "ORIGIN", "CREATED", "LAST USED"], rows)
+    limits, times = ("requests_per_minute", "tokens_per_minute"), ("created_at", "last_used_at")
+    rows = [[c["name"], c["origin"], *(c[x] for x in limits), *(minute(c[x]) for x in times)] for c in credentials]
+    print_table(["NAME", "ORIGIN", "REQUESTS/MIN", "TOKENS/MIN", "CREATED", "LAST USED"], rows)
+
+
+@app.command("limit")
+def limit(
+    credential: Name,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    json: Json = False,
+) -> None:
+    """Say what a provider allows whoever uses the key; what is not given is not limited.
+
+    Runs that start from now on keep to it, and with them those that are under way.
+    """
+    wanted = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+    with service() as opened:
+        found = _credential(opened.client, credential)
+        changed = opened.client.patch(path_of("provider-credentials", found["id"]), wanted)
+    if json:
+        print_json(changed)
+    else:
+        kept = [f"{changed[name]} {name.replace('_', ' ')}" for name in wanted if changed[name] is not None]
+        say(f"credential {changed['name']!r}: {', '.join(kept) or 'no limit is known'}")
 
 
 @app.command("replace")
@@ -79,6 +112,11 @@ def remove(credential: Name, json: Json = False) -> None:
 def _credential(client: Client, wanted: str) -> dict[str, Any]:
     credentials = client.items(path_of("provider-credentials"))
     return named("credential", wanted, credentials, lambda credential: (credential["name"], credential["id"]))
+
+
+def _limits(requests_per_minute: int | None, tokens_per_minute: int | None) -> dict[str, int]:
+    given = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _secret(variable: str) -> str:

@@ -29,6 +29,9 @@ def demo(
     base_url: Annotated[
         str | None, typer.Option("--base-url", metavar="URL", help="Ask your own OpenAI-compatible server instead.")
     ] = None,
+    platform: Annotated[
+        str, typer.Option("--platform", help="What the server speaks: openai, anthropic, google.")
+    ] = "openai",
     model_id: Annotated[
         list[str] | None, typer.Option("--model-id", metavar="ID", help="A model of that server; repeatable.")
     ] = None,
@@ -43,18 +46,22 @@ def demo(
     and --model-id the same benchmark asks your own server, e.g. Ollama:
 
       evalservice demo --base-url http://localhost:11434/v1 --model-id llama3.2
+
+      evalservice demo --platform anthropic --model-id claude-haiku-4-5 --api-key-env ANTHROPIC_API_KEY
     """
     from cluster.cli.leaderboard import show
     from cluster.cli.run import leave_ray
 
-    if (base_url is None) != (not model_id):
-        raise InvalidInput("--model-id" if base_url else "--base-url", None, "give --base-url and --model-id together")
+    if model_id and base_url is None and api_key_env is None:
+        raise InvalidInput("--base-url", None, "give --base-url, or --api-key-env for the platform's own server")
+    if not model_id and (base_url or api_key_env):
+        raise InvalidInput("--model-id", None, "give --base-url and --model-id together")
     started = time.monotonic()
     with service() as opened:
-        if opened.platform is None and base_url is None:
+        if opened.platform is None and not model_id:
             raise InvalidInput("--base-url", None, "a server that the service reaches: the demo's models are files")
         _register_benchmark(opened.client)
-        given = _hosted(base_url, model_id or [], api_key_env) if base_url else _self_hosted()
+        given = _hosted(platform, base_url, model_id, api_key_env) if model_id else _self_hosted()
         names = [_register_model(opened.client, model) for model in given]
         try:
             ended = []
@@ -104,11 +111,12 @@ def _self_hosted() -> list[dict[str, Any]]:
     return [{"name": folder.name, "platform": engine, "model_id": str(folder)} for folder in folders]
 
 
-def _hosted(base_url: str, model_ids: list[str], api_key_env: str | None) -> list[dict[str, Any]]:
+def _hosted(platform: str, base_url: str | None, model_ids: list[str], api_key_env: str | None) -> list[dict[str, Any]]:
     key = secret_from_environment(api_key_env)
     own = {} if key is None else {"api_key": key.get_secret_value()}
-    note(f"models: {', '.join(model_ids)} at {base_url}")
-    return [{"name": i, "platform": "openai", "model_id": i, "base_url": base_url, **own} for i in model_ids]
+    note(f"models: {', '.join(model_ids)} at {base_url or platform}")
+    place = {"platform": platform, "base_url": base_url or ""}
+    return [{"name": model_id, "model_id": model_id, **place, **own} for model_id in model_ids]
 
 
 def _register_model(client: Client, model: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,20 +23,27 @@ from cluster.cli.output import print_json, print_table, say
 from evalservice.client import path_of
 from evalservice.errors import InvalidInput
 
-app = typer.Typer(help="Models: hosted (OpenAI-compatible) and self-hosted (vLLM, transformers).", no_args_is_help=True)
+MAX_TEMPLATE_BYTES = 256_000
+app = typer.Typer(help="Models: hosted (OpenAI-compatible, Anthropic, Google) and self-hosted.", no_args_is_help=True)
 
 
 @app.command("add")
 def add(
     name: Annotated[str, typer.Argument(help="What you will call it.")],
     platform_name: Annotated[
-        str, typer.Option("--platform", help="openai (and every compatible server), vllm, transformers.")
+        str,
+        typer.Option(
+            "--platform", help="openai (and every compatible server), anthropic, google; vllm, transformers (engines)."
+        ),
     ],
     model_id: Annotated[
         str, typer.Option("--model-id", help="The provider's id, or for an engine a folder or hub id of weights.")
     ],
     base_url: Annotated[
-        str, typer.Option("--base-url", metavar="URL", help="The server, e.g. http://localhost:11434/v1.")
+        str,
+        typer.Option(
+            "--base-url", metavar="URL", help="The server, e.g. http://localhost:11434/v1; else the platform's own."
+        ),
     ] = "",
     api_key_env: Annotated[
         str | None,
@@ -52,6 +60,10 @@ def add(
         str | None,
         typer.Option("--config", metavar="JSON", help='E.g. \'{"temperature": 0, "max_tokens": 256}\'.'),
     ] = None,
+    chat_template: Annotated[
+        Path | None,
+        typer.Option("--chat-template", metavar="FILE", help="Of an engine, in place of the tokenizer's; read now."),
+    ] = None,
     display_name: Annotated[str, typer.Option("--display-name", metavar="S")] = "",
     description: Description = "",
     version: Annotated[str, typer.Option("--version", metavar="V")] = "1.0.0",
@@ -67,11 +79,23 @@ def add(
 
       evalservice models add mini --platform openai --model-id gpt-4o-mini --api-key-env OPENAI_API_KEY
       --input-price 0.15 --output-price 0.60
+
+      evalservice models add sonnet --platform anthropic --model-id claude-sonnet-4-5 --api-key-env ANTHROPIC_API_KEY
+
+      evalservice models add flash --platform google --model-id gemini-2.5-flash --api-key-env GEMINI_API_KEY
     """
-    from evalservice.catalog.model_config import OPENAI_URL, ModelConfig
+    from evalservice.catalog.model_config import BASE_URLS, ENGINES, ModelConfig
     from evalservice.catalog.schemas import NewModel, parse
 
-    settings = ModelConfig.parse("config", json_object("config", config))
+    given = json_object("config", config)
+    ModelConfig.parse("config", given)
+    if chat_template is not None:
+        given = {**given, "engine": {**(given.get("engine") or {}), "chat_template": read_text(chat_template)}}
+    if platform_name in ENGINES:
+        model_id = absolute(model_id)
+        if isinstance(engine := given.get("engine"), dict) and isinstance(engine.get("lora"), str):
+            given = {**given, "engine": {**engine, "lora": absolute(engine["lora"])}}
+    settings = ModelConfig.parse("config", given)
     values = {
         "name": name,
         "platform": platform_name,
@@ -87,11 +111,11 @@ def add(
         "parent": parent,
         "tags": tuple(tag or ()),
     }
-    if platform_name == "openai" and not base_url and api_key_env is None:
+    if platform_name in BASE_URLS and not base_url and api_key_env is None:
         raise InvalidInput(
             "api_key_env",
             None,
-            f"{OPENAI_URL} needs a key: name the variable that holds it with "
+            f"{BASE_URLS[platform_name]} needs a key: name the variable that holds it with "
             "--api-key-env, or give --base-url for another server",
         )
     body = {**body_of(parse(NewModel, values)), "config": settings.set_values()}
@@ -151,3 +175,19 @@ def archive(name: Annotated[str, typer.Argument(help="Name, name@version or id."
 
 def _rounded(value: float | None, digits: int) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
+
+
+def absolute(name: str) -> str:
+    """A folder that is here, by a name that means the same in a worker's working directory; else the name."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.is_dir() else name
+
+
+def read_text(file: Path) -> str:
+    """A file's text. Raises InvalidInput for what is no text, or too much of it."""
+    try:
+        if file.stat().st_size > MAX_TEMPLATE_BYTES:
+            raise InvalidInput("--chat-template", str(file), f"a file of at most {MAX_TEMPLATE_BYTES:,} bytes")
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput("--chat-template", str(file), f"a text file: {error}") from None

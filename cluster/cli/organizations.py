@@ -12,6 +12,13 @@ from evalservice.client import path_of
 
 app = typer.Typer(help="Organizations: your own, and for the operator new ones.", no_args_is_help=True)
 
+ConcurrentRuns = Annotated[
+    int | None, typer.Option("--max-concurrent-runs", metavar="N", help="Runs at once at most; default: no limit.")
+]
+DailySpendLimit = Annotated[
+    str | None, typer.Option("--daily-spend-limit", metavar="USD", help="US dollars a day (UTC); default: no limit.")
+]
+
 
 @app.command("create")
 def create(
@@ -19,12 +26,8 @@ def create(
     owner: Annotated[str, typer.Option("--owner", metavar="USERNAME", help="Its first owner, a new user.")],
     name: Annotated[str | None, typer.Option("--name", metavar="S", help="Its name for people.")] = None,
     email: Annotated[str, typer.Option("--email", metavar="E", help="The owner's.")] = "",
-    max_concurrent_runs: Annotated[
-        int | None, typer.Option("--max-concurrent-runs", metavar="N", help="Runs at once at most; default: no limit.")
-    ] = None,
-    daily_spend_limit: Annotated[
-        str | None, typer.Option("--daily-spend-limit", metavar="USD", help="US dollars a day; default: no limit.")
-    ] = None,
+    max_concurrent_runs: ConcurrentRuns = None,
+    daily_spend_limit: DailySpendLimit = None,
     json: Json = False,
 ) -> None:
     """Make an organization and its owner; prints the owner's key, once.
@@ -48,6 +51,33 @@ def create(
         return
     say(secret)
     note(f"organization {slug!r}, owner {owner!r}: keep the key now, it is not shown again")
+
+
+@app.command("limit")
+def limit(
+    slug: Annotated[str, typer.Argument(help="The organization's short name.")],
+    max_concurrent_runs: ConcurrentRuns = None,
+    daily_spend_limit: DailySpendLimit = None,
+    json: Json = False,
+) -> None:
+    """Set what an organization may use from now on; what is not given is not limited. Runs under way go on as they are.
+
+    Needs the database owner's login (DATABASE_URL, or the embedded Postgres).
+    """
+    from evalservice.catalog.schemas import parse
+    from evalservice.database import transaction
+    from evalservice.organizations.members import limit_organization
+    from evalservice.organizations.schemas import OrganizationLimits, organization_read
+
+    given = {"max_concurrent_runs": max_concurrent_runs, "daily_spend_limit": daily_spend_limit}
+    limits = parse(OrganizationLimits, given)
+    with owners_engine() as engine, transaction(engine) as session:
+        document = organization_read(limit_organization(session, slug, limits)).model_dump(mode="json")
+    if json:
+        print_json(document)
+        return
+    runs, spend = (document[name] if document[name] is not None else "no limit" for name in given)
+    say(f"organization {slug!r}: runs at once: {runs}; US dollars a day: {spend}")
 
 
 @app.command("list")

@@ -30,6 +30,21 @@ def run(
     max_concurrency: Annotated[
         int | None, typer.Option("--max-concurrency", metavar="N", help="Requests in flight at most (default 64).")
     ] = None,
+    max_cost: Annotated[
+        str | None,
+        typer.Option(
+            "--max-cost", metavar="USD", help="The run's budget in US dollars: it stops before it costs more."
+        ),
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--cache",
+            metavar="off|deterministic|all",
+            help="Use stored completions again for the very same requests: for none, for those at temperature 0, for "
+            "all. Default: the organization's setting completion_cache, else off.",
+        ),
+    ] = None,
     priority: Annotated[int, typer.Option("--priority", metavar="N", help="Higher is started earlier.")] = 0,
     name: Annotated[str, typer.Option("--name", metavar="N", help="A name for this run.")] = "",
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the run's id and go on in the background.")] = False,
@@ -47,7 +62,9 @@ def run(
     from evalservice.runs.schemas import RunBody
 
     own = ModelConfig.parse("config", json_object("config", config))
-    given = {"model": model, "benchmark": benchmark, "limit": limit, "max_concurrency": max_concurrency}
+    given: dict[str, Any] = {"model": model, "benchmark": benchmark, "limit": limit, "max_concurrency": max_concurrency}
+    given |= {} if max_cost is None else {"max_cost": max_cost}
+    given |= {} if cache is None else {"completion_cache": cache}
     new = parse(RunBody, {**given, "name": name, "priority": priority})
     with service() as opened:
         if opened.claims is not None and not no_wait:
@@ -143,11 +160,14 @@ def report(run: dict[str, Any], json: bool) -> None:
         say(f"  {run['error_message']}")
     for metric, result in run["aggregated_results"].items():
         say(f"  {metric:<20} {with_interval(result)}  n = {result['n']}")
+    if run["cached_test_cases"]:
+        say(f"  {run['cached_test_cases']} test cases from the completion cache, at no cost")
     if run["total_tokens"] is not None:
         cost = f", {money(run['total_cost'])}" if run["total_cost"] is not None else ""
         say(f"  {run['input_tokens'] or 0} input and {run['output_tokens'] or 0} output tokens{cost}")
     if run["status"] in ("cancelled", "failed"):
-        say(f"  go on with: evalservice runs resume {run['id']}")
+        more = " --max-cost USD" if "--max-cost" in run["error_message"] else ""
+        say(f"  go on with: evalservice runs resume {run['id']}{more}")
     elif run["failed_test_cases"]:
         say(f"  look at the failures: evalservice runs items {run['id']} --failed")
 
@@ -167,6 +187,8 @@ def document(run: dict[str, Any]) -> dict[str, Any]:
         "aggregated_results",
     ]
     shown = {name: run[name] for name in names}
+    if run["cached_test_cases"]:
+        shown["cached_test_cases"] = run["cached_test_cases"]
     return {**shown, "error_message": run["error_message"]} if run["error_message"] else shown
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from cluster.cli.common import Json, minute, money, service, with_interval
+from cluster.cli.common import Json, body_of, minute, money, service, with_interval
 from cluster.cli.follow import follow
 from cluster.cli.output import note, print_json, print_table, say
 from cluster.cli.run import finish, report
@@ -66,6 +66,8 @@ def list_(
 @app.command("show")
 def show(run_id: RunId, json: Json = False) -> None:
     """Show a run: status, results with intervals, and its provenance."""
+    from evalservice.catalog.criteria_parts import abridged
+
     with service() as opened:
         run = opened.client.get(path_of("evaluation-runs", run_id))
     if json:
@@ -76,7 +78,8 @@ def show(run_id: RunId, json: Json = False) -> None:
     if run["waiting_for"]:
         say(f"  waiting for {run['waiting_for']}")
     say(f"  configuration {run['configuration_hash'][:16]}, attempt {run['attempt']}")
-    for key, value in run["provenance"].items():
+    provenance = run["provenance"]
+    for key, value in {**provenance, "criteria": abridged(provenance.get("criteria") or {})}.items():
         say(f"  {key:>14}: {orjson.dumps(value).decode() if isinstance(value, dict | list) else value}")
 
 
@@ -158,23 +161,36 @@ def cancel(run_id: RunId, json: Json = False) -> None:
 
 
 @app.command("resume")
-def resume(run_id: RunId, json: Json = False) -> int:
+def resume(
+    run_id: RunId,
+    max_cost: Annotated[
+        str | None,
+        typer.Option("--max-cost", metavar="USD", help="Another budget in US dollars, over all that the run spends."),
+    ] = None,
+    json: Json = False,
+) -> int:
     """Go on with a run that was cancelled, failed or lost its driver: asks only for what is missing or may succeed now.
 
     A run that still says `running` is waited for until its lease lapses (15 s at most).
     """
+    from evalservice.catalog.schemas import parse
+    from evalservice.runs.schemas import RunResume
+
+    how = parse(RunResume, {} if max_cost is None else {"max_cost": max_cost})
     with service() as opened:
         run = opened.client.get(path_of("evaluation-runs", run_id))
         if opened.platform is not None and opened.claims is not None:
             from cluster.launch import claim_for_resume
 
             waiting = "waiting for the last driver's lease"
-            lease = claim_for_resume(opened.platform, run["id"], lambda left: note(f"{waiting} ({left:.0f} s)"))
+            lease = claim_for_resume(
+                opened.platform, run["id"], lambda left: note(f"{waiting} ({left:.0f} s)"), how.max_cost
+            )
             if lease is not None:
                 opened.claims.leases[lease.run_id] = lease
             goes_on = lease is not None
         else:
-            asked = _asked_to_resume(opened.client, run["id"])
+            asked = _asked_to_resume(opened.client, run["id"], body_of(how))
             goes_on = asked["status"] != "completed" or asked["requested_work"] is not None
         if goes_on:
             return finish(opened, run["id"], json)
@@ -183,12 +199,12 @@ def resume(run_id: RunId, json: Json = False) -> int:
         return 0
 
 
-def _asked_to_resume(client: Client, run_id: str) -> dict[str, Any]:
+def _asked_to_resume(client: Client, run_id: str, how: dict[str, Any]) -> dict[str, Any]:
     """Ask the service; while the last driver's lease lasts, again. Raises LeaseHeld when it is being renewed."""
     deadline = time.monotonic() + LEASE_PATIENCE_SECONDS
     while True:
         try:
-            asked: dict[str, Any] = client.post(path_of("evaluation-runs", run_id, "resume"))
+            asked: dict[str, Any] = client.post(path_of("evaluation-runs", run_id, "resume"), how)
             return asked
         except LeaseHeld:
             if time.monotonic() > deadline:

@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Final
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import orjson
 from pydantic import BeforeValidator, Field, ValidationError
@@ -29,6 +30,9 @@ from evalservice.catalog.criteria_parts import (
 from evalservice.catalog.sandbox import MAX_TEMPLATE_CHARS
 from evalservice.errors import InvalidInput
 from evalservice.records import JSON
+
+if TYPE_CHECKING:
+    from evalservice.scoring.likelihood import Likelihood
 
 __all__ = [
     "EvaluationCriteria",
@@ -60,6 +64,7 @@ class EvaluationCriteria(StrictModel):
     """How the test cases of a benchmark are asked and scored.
 
     output_extraction and scorers are checked by whoever builds them; here they have their shape.
+    seed: of every completion, plus its number among the epochs; nothing where a platform has no seeds (Anthropic).
     """
 
     prompt_template: TemplateText | None = None
@@ -84,15 +89,45 @@ class EvaluationCriteria(StrictModel):
         """The same bytes for the same criteria, for a run's configuration hash."""
         return orjson.dumps(self.as_json(), option=orjson.OPT_SORT_KEYS)
 
+    @property
+    def likelihood(self) -> Likelihood | None:
+        """How choices are asked for by likelihood, None where answers are. Raises InvalidInput for both at once."""
+        if not any(_by_likelihood(spec) for spec in self.scorers):
+            return None
+        from evalservice.scoring.choices import MultipleChoice
+
+        ways = {MultipleChoice.Parameters(**spec.params).likelihood for spec in self.scorers if _by_likelihood(spec)}
+        if len(ways) > 1 or not all(_by_likelihood(spec) for spec in self.scorers):
+            names = [spec.name for spec in self.scorers]
+            accepted = "scorers that all take the likelihood of the same continuations: a benchmark asks in one way"
+            raise InvalidInput("scorers", names, accepted)
+        if self.epochs > 1:
+            raise InvalidInput("epochs", self.epochs, "1: a likelihood is the same every time")
+        if self.output_extraction:
+            raise InvalidInput("output_extraction", self.output_extraction[0], "none: a likelihood is not read")
+        return ways.pop()
+
+    @property
+    def default_choice_template(self) -> str:
+        """The prompt of a test case with choices where the benchmark has none of its own."""
+        way = self.likelihood
+        return DEFAULT_TEMPLATE if way is not None and way.continuation == "choice" else DEFAULT_CHOICE_TEMPLATE
+
     def template_hash(self) -> str:
         """The SHA-256 of all that makes the prompts: templates, examples, and the revision of the rendering."""
+        way = self.likelihood
         parts = {
             "revision": TEMPLATE_REVISION,
-            "prompt_template": self.prompt_template or [DEFAULT_TEMPLATE, DEFAULT_CHOICE_TEMPLATE],
+            "prompt_template": self.prompt_template or [DEFAULT_TEMPLATE, self.default_choice_template],
             "system_prompt": self.system_prompt,
             "few_shot": self.few_shot.model_dump(mode="json"),
+            **({"likelihood": asdict(way)} if way else {}),
         }
         return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _by_likelihood(spec: ScorerSpec) -> bool:
+    return spec.name == "multiple_choice" and spec.params.get("mode") == "likelihood"
 
 
 def parse_criteria(value: object, where: str = "evaluation_criteria") -> EvaluationCriteria:

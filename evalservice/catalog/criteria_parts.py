@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from evalservice.catalog.tools import choice_of_shape, format_of_shape, tools_of_shape
 from evalservice.errors import InvalidInput
 from evalservice.records import JSON
 
@@ -26,10 +36,39 @@ class Example(StrictModel):
 
 
 class FewShot(StrictModel):
-    """Examples before the question, as turns of the conversation or inline in the one prompt."""
+    """Examples before the question, as turns of the conversation or inline in the one prompt.
+
+    by: a template variable, such as a subject, whose value says which of the `groups` a test case gets instead.
+    """
 
     style: Literal["turns", "inline"] = "turns"
     examples: tuple[Example, ...] = Field(default=(), max_length=100)
+    by: str | None = Field(default=None, min_length=1, max_length=200)
+    groups: dict[str, Annotated[tuple[Example, ...], Field(max_length=100)]] = Field(
+        default_factory=dict, max_length=1000
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> FewShot:
+        if (self.by is None) != (not self.groups):
+            raise ValueError("by and groups come together")
+        if self.groups and self.examples:
+            raise ValueError("either examples or groups")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_groups(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Criteria without groups say, and hash to, what they did before there were any."""
+        document: dict[str, Any] = standard(self)
+        return document if self.groups else {k: v for k, v in document.items() if k not in ("by", "groups")}
+
+
+def abridged(criteria: dict[str, Any]) -> dict[str, Any]:
+    """Stored criteria as lists show them: of each group of examples how many there are, for MMLU's are 150 KB."""
+    few_shot = criteria.get("few_shot") or {}
+    if not few_shot.get("groups"):
+        return criteria
+    return {**criteria, "few_shot": {**few_shot, "groups": {name: len(of) for name, of in few_shot["groups"].items()}}}
 
 
 def few_shot_from(value: Any) -> Any:
@@ -46,7 +85,12 @@ class ScorerSpec(StrictModel):
 
 
 class Sampling(StrictModel):
-    """Sampling parameters by their OpenAI names; what is not set is left to the model's own defaults."""
+    """Sampling parameters by their OpenAI names; what is not set is left to the model's own defaults.
+
+    A platform that does not know one of them refuses the run when it is created. tools, tool_choice and
+    response_format have the OpenAI form for every provider. logprobs: keep each token's log probability, and those of
+    `top_logprobs` alternatives, in the result's `completion_info`.
+    """
 
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -60,10 +104,14 @@ class Sampling(StrictModel):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     repetition_penalty: float | None = Field(default=None, gt=0)
     logit_bias: dict[str, float] | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: Annotated[dict[str, Any], AfterValidator(format_of_shape)] | None = None
     reasoning_effort: str | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    tools: Annotated[tuple[dict[str, Any], ...], AfterValidator(tools_of_shape)] | None = None
+    tool_choice: Annotated[str | dict[str, Any], AfterValidator(choice_of_shape)] | None = None
     extra_body: dict[str, Any] | None = None
-    """Sent as further top-level keys of the request, for what a compatible server adds to the format."""
+    """Sent as further top-level keys of the request, for what a server adds to the format; objects are merged."""
 
     def set_values(self) -> dict[str, JSON]:
         """Only what was set, as JSON."""

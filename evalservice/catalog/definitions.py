@@ -15,14 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import yaml
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.catalog.criteria_parts import StrictModel, field_path, invalid_input
 from evalservice.errors import InvalidInput
+
+M = TypeVar("M", bound=BaseModel)
 
 MAX_BYTES: Final = 1 << 20
 MAX_NODES: Final = 100_000
@@ -67,11 +69,18 @@ def load_benchmark_yaml(path: str | Path) -> BenchmarkDefinition:
 
 def parse_benchmark_yaml(text: bytes | str, source: str) -> BenchmarkDefinition:
     """The benchmark that a YAML text defines; `source` names the text in errors."""
+    value, node = yaml_mapping(text, source, "name, dataset, category and evaluation_criteria")
+    return validated(BenchmarkDefinition, value, node, source)
+
+
+def yaml_mapping(text: bytes | str, source: str, keys: str) -> tuple[dict[str, Any], yaml.Node]:
+    """A YAML text as a mapping, and where its parts stand. Raises `InvalidInput` that names source and line."""
+    wanted = f"a YAML mapping with {keys}"
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
-            raise InvalidInput("file", source, "a YAML mapping with name, dataset, category and evaluation_criteria")
+            raise InvalidInput("file", source, wanted)
         if sum(1 for _ in _expanded(node)) > MAX_NODES:
             raise InvalidInput("file", source, f"YAML whose aliases expand to at most {MAX_NODES:,} values")
         value = loader.construct_document(node)
@@ -88,14 +97,19 @@ def parse_benchmark_yaml(text: bytes | str, source: str) -> BenchmarkDefinition:
     except (ValueError, OverflowError) as error:
         raise InvalidInput("file", source, f"YAML with plain values ({(str(error).splitlines() or [''])[0]})") from None
     if not isinstance(value, dict):
-        raise InvalidInput("file", source, "a YAML mapping with name, dataset, category and evaluation_criteria")
+        raise InvalidInput("file", source, wanted)
     if isinstance(value.get("version"), int | float):
         value["version"] = _find(node, ("version",)).value
+    return value, node
+
+
+def validated(kind: type[M], value: dict[str, Any], node: yaml.Node, source: str) -> M:
+    """A model of what a YAML text says. Raises `InvalidInput` that names source, line and field."""
     try:
-        return BenchmarkDefinition.model_validate(value)
+        return kind.model_validate(value)
     except ValidationError as error:
         line = _find(node, field_path(error.errors()[0]["loc"])).start_mark.line + 1
-        found = invalid_input(error, BenchmarkDefinition)
+        found = invalid_input(error, kind)
         raise InvalidInput(f"{source}, line {line}: {found.field}", found.value, found.accepted) from None
 
 

@@ -18,10 +18,12 @@ import gzip
 import os
 import stat
 import zlib
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, cast
+
+import orjson
 
 from evalservice.catalog.jsontext import JsonArrayReader, parse_record
 from evalservice.errors import BadRecord, InvalidInput
@@ -31,6 +33,7 @@ Record = tuple[int, dict[str, JSON] | BadRecord]
 
 FORMATS: Final = ("json", "jsonl", "csv", "parquet")
 MAX_RECORD_BYTES: Final = 64 << 20
+MAX_DOCUMENT_BYTES: Final = 256 << 20
 
 _SUFFIXES: Final = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
@@ -59,17 +62,41 @@ def read_records(path: str | Path, file_format: str | None = None) -> Iterator[R
     if file_format not in FORMATS:
         raise InvalidInput("format", file_format, f"one of {_either()}")
     count = 0
-    with closing(_open(path, file_format)) as file:
-        try:
-            for record in _READERS[file_format](file, str(path)):
-                yield record
-                count += 1
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InvalidInput("file", str(path), f"a whole gzip file ({error})") from error
-        except OSError as error:
-            raise InvalidInput("file", str(path), f"a readable file ({error.strerror or error})") from error
+    with closing(_open(path, file_format)) as file, _readable(path):
+        for record in _READERS[file_format](file, str(path)):
+            yield record
+            count += 1
     if not count:
         raise InvalidInput("file", str(path), "a file with at least one record; this one has no records")
+
+
+def read_table(path: str | Path, columns: Sequence[str]) -> Iterator[Record]:
+    """The rows of a CSV file without a header, whose columns have these names."""
+    with closing(_open(path, "csv")) as file, _readable(path):
+        yield from _read_csv(file, str(path), [*columns])
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, str | BadRecord]]:
+    """The lines of a text file in UTF-8, without their ends; a last empty one is none."""
+    with closing(_open(path, "text")) as file, _readable(path):
+        for number, line in _lines(file):
+            try:
+                yield number, _too_long(number) if line is None else line.decode().rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                yield number, BadRecord(number, "line", f"byte 0x{error.object[error.start]:02x} is not UTF-8")
+
+
+def read_document(path: str | Path, max_bytes: int = MAX_DOCUMENT_BYTES) -> JSON:
+    """A whole file as one JSON value, for data sets that are one object. Raises `InvalidInput`."""
+    with closing(_open(path, "json")) as file, _readable(path):
+        text = file.read(max_bytes + 1)
+    if len(text) > max_bytes:
+        raise InvalidInput("file", str(path), f"at most {max_bytes >> 20} MiB of JSON in one object")
+    try:
+        value: JSON = orjson.loads(text.removeprefix(_UTF8_BOM))
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput("file", str(path), f"JSON (line {error.lineno}: {error.msg})") from None
+    return value
 
 
 def inline_records(records: object) -> Iterator[Record]:
@@ -83,6 +110,16 @@ def inline_records(records: object) -> Iterator[Record]:
             yield number, record
         else:
             yield number, BadRecord(number, "record", f"an object is expected, this is {type(record).__name__}")
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InvalidInput("file", str(path), f"a whole gzip file ({error})") from error
+    except OSError as error:
+        raise InvalidInput("file", str(path), f"a readable file ({error.strerror or error})") from error
 
 
 def _either() -> str:
@@ -214,11 +251,10 @@ class _CsvRecordTooLong(Exception):
     pass
 
 
-def _read_csv(file: IO[bytes], path: str) -> Iterator[Record]:
+def _read_csv(file: IO[bytes], path: str, header: list[str] | None = None) -> Iterator[Record]:
     csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_BYTES))
     lines = _CsvLines(file)
     rows = csv.reader(lines, strict=True)
-    header: list[str] | None = None
     while True:
         start = lines.number + 1
         lines.next_record()
@@ -241,7 +277,7 @@ def _read_csv(file: IO[bytes], path: str) -> Iterator[Record]:
         elif lines.undecodable:
             yield start, BadRecord(start, "record", lines.undecodable)
         elif len(row) != len(header):
-            yield start, BadRecord(start, "record", f"{len(row)} cells, but the header has {len(header)}")
+            yield start, BadRecord(start, "record", f"{len(row)} cells, but there are {len(header)} columns")
         else:
             yield start, {name: cell or None for name, cell in zip(header, row, strict=True)}
 

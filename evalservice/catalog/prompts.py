@@ -11,17 +11,27 @@ with `messages` is passed on as it is, after the system prompt and the examples.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from evalservice.catalog.criteria import DEFAULT_CHOICE_TEMPLATE, DEFAULT_TEMPLATE, EvaluationCriteria, Example
+from evalservice.catalog.content import SYSTEM_ROLES, MessagesError, check_messages
+from evalservice.catalog.criteria import DEFAULT_TEMPLATE, EvaluationCriteria, Example
 from evalservice.catalog.mapping import letter
-from evalservice.catalog.sandbox import MAX_RENDERED_CHARS, PromptError, Template, compile_template
-from evalservice.errors import InvalidInput
+from evalservice.catalog.sandbox import PromptError, Template, compile_template
+from evalservice.errors import InvalidInput, shown
 from evalservice.records import JSON, TestCase
 
 __all__ = ["PromptError", "PromptRenderer", "template_variables"]
 
 Message = Mapping[str, JSON]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shots:
+    """Worked examples, ready: as turns, or as the text before the question."""
+
+    turns: tuple[Message, ...] = ()
+    inline: str = ""
 
 
 class PromptRenderer:
@@ -31,12 +41,15 @@ class PromptRenderer:
         self.criteria = criteria
         given = criteria.prompt_template
         self._plain = compile_template(given or DEFAULT_TEMPLATE, "prompt_template")
-        self._choices = self._plain if given else compile_template(DEFAULT_CHOICE_TEMPLATE, "prompt_template")
+        self._choices = self._plain if given else compile_template(criteria.default_choice_template, "prompt_template")
         system = criteria.system_prompt
         self._system = compile_template(system, "system_prompt") if system else None
-        self._turns: list[Message] = []
-        self._inline = ""
-        self._add_examples(criteria.few_shot.examples, criteria.few_shot.style)
+        few_shot = criteria.few_shot
+        self._shots = self._prepared(few_shot.examples, few_shot.style, "few_shot.examples")
+        self._groups = {
+            name: self._prepared(examples, few_shot.style, f"few_shot.groups.{name}")
+            for name, examples in few_shot.groups.items()
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PromptRenderer, (self.criteria,)
@@ -47,17 +60,24 @@ class PromptRenderer:
         messages: list[Message] = []
         if self._system:
             messages.append({"role": "system", "content": self._system.render(variables)})
-        messages += self._turns
+        shots = self._group_of(variables) if self._groups else self._shots
+        messages += shots.turns
         if isinstance(case.input, Mapping) and "messages" in case.input:
             own = case.input["messages"]
-            self._check_size(own)
+            check_messages(own)
             return (*messages, *own)
-        text = self._inline + self._template(case).render(variables)
+        text = shots.inline + self._template(case).render(variables)
         return (*messages, {"role": "user", "content": text})
 
     def template_hash(self) -> str:
         """The hash of all that makes the prompts."""
         return self.criteria.template_hash()
+
+    @property
+    def has_system_prompt(self) -> bool:
+        """Whether test cases are asked with a system prompt, the criteria's or a few-shot example's."""
+        turns = [turn for shots in (self._shots, *self._groups.values()) for turn in shots.turns]
+        return self._system is not None or any(turn.get("role") in SYSTEM_ROLES for turn in turns)
 
     def check_against(self, sample: TestCase) -> None:
         """Renders a real test case; raises `InvalidInput` that names the template and what fails in it."""
@@ -65,6 +85,8 @@ class PromptRenderer:
             [*_, asked] = self.render(sample)
             if isinstance(asked.get("content"), str) and not str(asked["content"]).strip():
                 raise PromptError("prompt_template, it renders to nothing")
+        except MessagesError:
+            return  # the test case's own fault, which a run shows as its error
         except PromptError as error:
             field, _, problem = error.message.partition(", ")
             template = self.criteria.system_prompt if field == "system_prompt" else self.criteria.prompt_template
@@ -74,7 +96,18 @@ class PromptRenderer:
     def _template(self, case: TestCase) -> Template:
         return self._choices if case.choices else self._plain
 
-    def _add_examples(self, examples: tuple[Example, ...], style: str) -> None:
+    def _group_of(self, variables: Mapping[str, Any]) -> _Shots:
+        by = self.criteria.few_shot.by
+        found = self._groups.get(str(variables.get(by or "")))
+        if found is None:
+            raise PromptError(
+                f"few_shot.by, {by} is {shown(variables.get(by or ''), 60)}: no examples are given for it"
+            )
+        return found
+
+    def _prepared(self, examples: tuple[Example, ...], style: str, field: str) -> _Shots:
+        turns: list[Message] = []
+        inline = ""
         for number, example in enumerate(examples):
             case = TestCase(
                 number, example.input, f"example-{number + 1}", choices=example.choices, metadata=example.metadata
@@ -82,29 +115,25 @@ class PromptRenderer:
             try:
                 prompt = self._example_messages(case)
             except PromptError as error:
-                raise InvalidInput(f"few_shot.examples.{number}", example.input, error.message) from error
+                raise InvalidInput(f"{field}.{number}", example.input, error.message) from error
             if style == "turns":
-                self._turns += [*prompt, {"role": "assistant", "content": example.output}]
+                turns += [*prompt, {"role": "assistant", "content": example.output}]
             elif len(prompt) == 1 and isinstance(prompt[0].get("content"), str):
-                self._inline += f"{prompt[0]['content']}\n{example.output}\n\n"
+                inline += f"{prompt[0]['content']}\n{example.output}\n\n"
             else:
                 raise InvalidInput(
-                    f"few_shot.examples.{number}.input", example.input, 'one text; messages need the style "turns"'
+                    f"{field}.{number}.input", example.input, 'one text; messages need the style "turns"'
                 )
+        return _Shots(tuple(turns), inline)
 
     def _example_messages(self, case: TestCase) -> list[Message]:
         if isinstance(case.input, Mapping) and "messages" in case.input:
             messages = case.input["messages"]
             if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
                 raise PromptError("messages: a list of objects with role and content is expected")
+            check_messages(messages)
             return list(messages)
         return [{"role": "user", "content": self._template(case).render(template_variables(case))}]
-
-    @staticmethod
-    def _check_size(messages: list[dict[str, JSON]]) -> None:
-        chars = sum(len(text) for message in messages if isinstance(text := message.get("content"), str))
-        if chars > MAX_RENDERED_CHARS:
-            raise PromptError(f"messages: more than {MAX_RENDERED_CHARS:,} characters")
 
 
 def template_variables(case: TestCase) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from evalservice.catalog import service
 from evalservice.catalog.blocks import Block, read_block
 from evalservice.catalog.datasets import snapshot
 from evalservice.catalog.formats import Record, guess_format, inline_records, read_records
-from evalservice.catalog.model_config import OPENAI_URL
 from evalservice.catalog.schemas import (
     BenchmarkChanges,
     BenchmarkRead,
@@ -88,6 +87,7 @@ def create_model(context: Writer, new: NewModel, once: Idempotent) -> Response:
         context.caller.require("admin")  # as for every provider key that is stored
 
     def work() -> Response:
+        context.wiring.check_model(new.platform, new.config)
         model = service.add_model(
             context.session,
             context.organization_id,
@@ -117,7 +117,7 @@ def change_model(context: Writer, model: str, changes: ModelChanges) -> Response
     context.check_unchanged(ModelRead.of(row))
     given = changes.model_dump(include=changes.model_fields_set)
     if given.get("credential_id") is not None:
-        origin = origin_of(row.base_url or OPENAI_URL)
+        origin = origin_of(row.base_url or context.wiring.platforms.get(row.platform, ""))
         service.credential_of_origin(context.session, given["credential_id"], origin)
     service.change_model(context.session, row, given)
     return context.reply(ModelRead.of(row))
@@ -248,6 +248,7 @@ def read_dataset(context: Reader, dataset: str) -> Response:
 def change_dataset(context: Writer, dataset: str, changes: DatasetChanges) -> Response:
     """Change description and tags."""
     row = find(context.session, EvaluationDataset, dataset, "dataset")
+    service.refuse_public_dataset(context.session, row)
     context.session.refresh(row, with_for_update=True)
     context.check_unchanged(DatasetRead.of(row))
     service.change(context.session, row, changes.model_dump(include=changes.model_fields_set))
@@ -319,7 +320,7 @@ def list_benchmarks(
     if is_standard is not None:
         query = query.where(BenchmarkSuite.is_standard == is_standard)
     sorts = {"created_at": BenchmarkSuite.created_at}
-    return context.reply(page_of(context.session, query, paging, sorts, BenchmarkSuite.id, BenchmarkRead.of))
+    return context.reply(page_of(context.session, query, paging, sorts, BenchmarkSuite.id, BenchmarkRead.in_list))
 
 
 @benchmarks.post("", status_code=201, response_model=BenchmarkRead)

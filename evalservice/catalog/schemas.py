@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 
 from evalservice.catalog.criteria import EvaluationCriteria, invalid_input
+from evalservice.catalog.criteria_parts import abridged
 from evalservice.catalog.mapping import FieldMapping
 from evalservice.catalog.model_config import ModelConfig
 from evalservice.errors import InvalidInput
@@ -322,3 +323,9 @@ class BenchmarkRead(BaseModel):
             dataset=row.dataset.name,
             metadata=row.metadata_,
         )
+
+    @classmethod
+    def in_list(cls, row: BenchmarkSuite) -> Self:
+        """As lists show it, without its groups of examples."""
+        found = cls.of(row)
+        return found.model_copy(update={"evaluation_criteria": abridged(found.evaluation_criteria)})

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from evalservice.addresses import check_base_url
 from evalservice.catalog.blocks import Block, read_block
-from evalservice.catalog.model_config import ENGINES, OPENAI_URL
+from evalservice.catalog.model_config import ENGINES
 from evalservice.catalog.prompts import PromptRenderer
 from evalservice.catalog.schemas import NewBenchmark, NewDataset, NewModel
 from evalservice.catalog.snapshots import Snapshot, open_snapshot
@@ -40,11 +40,12 @@ def add_model(
     new: NewModel,
     box: SecretBox,
     *,
-    platforms: Sequence[str],
+    platforms: Mapping[str, str],
     private_addresses: bool = True,
     user_id: uuid.UUID | None = None,
 ) -> Model:
-    """Register a model; its key is stored encrypted, for its origin. `platforms`: those that can be called here.
+    """Register a model; its key is stored encrypted, for its origin. `platforms`: those that can be called here, and
+    where their models are that name no URL.
 
     private_addresses: whether it may live on loopback and private networks.
 
@@ -62,7 +63,8 @@ def add_model(
             f"model: {new.platform} {new.model_id!r} version {new.version} is registered as {same!r}: "
             "give another --version"
         )
-    credential_id = _credential(session, organization_id, new, box, user_id)
+    url = new.base_url or platforms[new.platform]
+    credential_id = _credential(session, organization_id, new, url, box, user_id)
     links = [_capability(session, name) for name in new.capabilities]
     parent = find(session, Model, new.parent, "parent") if new.parent else None
     model = Model(
@@ -94,7 +96,7 @@ def add_model(
     return model
 
 
-def _check_platform(new: NewModel, platforms: Sequence[str], private_addresses: bool) -> None:
+def _check_platform(new: NewModel, platforms: Mapping[str, str], private_addresses: bool) -> None:
     if new.platform not in platforms:
         raise InvalidInput("platform", new.platform, f"accepted are {', '.join(platforms)}")
     if (new.input_price is None) != (new.output_price is None):
@@ -209,6 +211,8 @@ def check_criteria(new: NewBenchmark, dataset: EvaluationDataset) -> None:
     if primary is not None and primary not in metrics:
         raise InvalidInput("primary_metric", primary, f"the scorers give {', '.join(metrics)}")
     first = read_block(open_snapshot(dataset.snapshot_uri), Block(0, 1))[0]
+    if new.criteria.likelihood is not None and not first.choices:
+        raise InvalidInput("dataset", dataset.name, "a dataset whose test cases have choices to be compared")
     PromptRenderer(new.criteria).check_against(first)
     if not dataset.has_ground_truth:
         _check_without_ground_truth(scorers, first, dataset)
@@ -224,12 +228,12 @@ def _check_without_ground_truth(scorers: Sequence[AnyScorer], first: TestCase, d
 
 
 def _credential(
-    session: Session, organization_id: uuid.UUID, new: NewModel, box: SecretBox, user_id: uuid.UUID | None
+    session: Session, organization_id: uuid.UUID, new: NewModel, url: str, box: SecretBox, user_id: uuid.UUID | None
 ) -> uuid.UUID | None:
     """The credential that the model shall use: a stored one for the same origin, or one that is stored now."""
     if new.api_key is None and new.credential_id is None:
         return None
-    origin = origin_of(new.base_url or OPENAI_URL)
+    origin = origin_of(url)
     if new.api_key is None:
         assert new.credential_id is not None
         return credential_of_origin(session, new.credential_id, origin)
@@ -290,8 +294,23 @@ def remove_model(session: Session, model: Model) -> bool:
     return False
 
 
+def refuse_public_dataset(session: Session, dataset: EvaluationDataset) -> None:
+    """Raises Forbidden for the dataset of a public benchmark, which is the operator's to change."""
+    public = (
+        BenchmarkSuite.dataset_id == dataset.id,
+        BenchmarkSuite.is_standard,
+        BenchmarkSuite.organization_id.is_(None),
+    )
+    if session.scalar(select(literal(1)).where(*public).limit(1)):
+        raise Forbidden(f"dataset: {dataset.name!r} is public: only the operator changes it")
+
+
 def remove_dataset(session: Session, dataset: EvaluationDataset) -> bool:
-    """Delete a dataset that nothing hangs on, else archive it; whether it is gone. Its snapshot may be another's."""
+    """Delete a dataset that nothing hangs on, else archive it; whether it is gone. Its snapshot may be another's.
+
+    Raises Forbidden (public).
+    """
+    refuse_public_dataset(session, dataset)
     used = (BenchmarkSuite.dataset_id, EvaluationRun.dataset_id, ABTest.dataset_id)
     return _delete_or_archive(session, dataset, *(column == dataset.id for column in used))
 

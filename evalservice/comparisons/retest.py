@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from evalservice.comparisons.designs import System
 from evalservice.comparisons.pairing import Comparable, Loaded, Taken, load
+from evalservice.runs.completion_cache import CACHED
 from evalservice.scoring import Metric
 from evalservice.tables import EvaluationRun
 
@@ -77,6 +78,7 @@ def _repeats(session: Session, run: EvaluationRun) -> Sequence[EvaluationRun]:
             EvaluationRun.configuration_hash == run.configuration_hash,
             EvaluationRun.status == "completed",
             EvaluationRun.id != run.id,
+            ~EvaluationRun.metadata_.has_key(CACHED),  # a stored completion repeats nothing
         )
         .order_by(EvaluationRun.created_at.desc())
         .limit(MOST_REPEATS)

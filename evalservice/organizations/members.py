@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, joinedload
 from evalservice.database import set_organization
 from evalservice.errors import AlreadyExists, Conflict, NotFound
 from evalservice.organizations.identity import SHOWN_PREFIX_CHARS, Caller, hash_of, new_key, permissions_of
-from evalservice.organizations.schemas import KeyRotation, NewApiKey, NewMember, NewOrganization
+from evalservice.organizations.schemas import KeyRotation, NewApiKey, NewMember, NewOrganization, OrganizationLimits
 from evalservice.tables import ApiKey, Membership, Organization, new_id
 
 FIRST_KEY = "first"
@@ -179,3 +179,14 @@ def found_organization(session: Session, new: NewOrganization, owner: NewMember)
 def sweep(session: Session) -> int:
     """Delete the idempotency keys of all organizations whose day is over; gives how many."""
     return int(session.execute(text("SELECT evalservice_sweep()")).scalar_one())
+
+
+def limit_organization(session: Session, slug: str, limits: OrganizationLimits) -> Organization:
+    """Set an organization's limits, as the operator. Raises NotFound."""
+    row = session.scalar(select(Organization).where(Organization.slug == slug).with_for_update())
+    if row is None:
+        raise NotFound("organization", slug)
+    row.max_concurrent_runs, row.daily_spend_limit = limits.max_concurrent_runs, limits.daily_spend_limit
+    session.flush()
+    session.refresh(row)
+    return row

@@ -185,6 +185,8 @@ def create_credential(context: Admin, new: NewCredential, once: Idempotent) -> R
             secret=new.secret,
             user_id=context.caller.user_id,
         )
+        row.requests_per_minute, row.tokens_per_minute = new.requests_per_minute, new.tokens_per_minute
+        context.session.flush()
         return context.created(CredentialRead.of(row), row.id)
 
     return once.answer(context, work)
@@ -198,9 +200,15 @@ def read_credential(context: Reader, credential_id: uuid.UUID) -> Response:
 
 @credentials.patch("/{credential_id}", response_model=CredentialRead)
 def change_credential(context: Admin, credential_id: uuid.UUID, changes: CredentialChanges) -> Response:
-    """Replace the secret: runs that start from now on use it."""
-    context.check_unchanged(CredentialRead.of(service.credential(context.session, credential_id)))
-    row = service.replace_secret(context.session, context.wiring.box, credential_id, changes.secret)
+    """Replace the secret, or the limits: runs that start from now on use them."""
+    row = service.credential(context.session, credential_id)
+    context.check_unchanged(CredentialRead.of(row))
+    if changes.secret is not None:
+        service.replace_secret(context.session, context.wiring.box, credential_id, changes.secret)
+    for name in changes.model_fields_set - {"secret"}:
+        setattr(row, name, getattr(changes, name))
+    context.session.flush()
+    context.session.refresh(row)
     return context.reply(CredentialRead.of(row))
 
 

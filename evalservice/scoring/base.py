@@ -51,6 +51,7 @@ class Item:
     extracted: False when an extraction step found nothing and left "" in `text`.
     model_error: why there is no completion; the score is then `model_failed`.
     extraction_error: why the answer could not be taken out of the completion; the score is then `scorer_failed`.
+    log_likelihoods: where the choices were asked for by likelihood, each one's.
     """
 
     case: TestCase
@@ -58,6 +59,7 @@ class Item:
     extracted: bool = True
     model_error: str | None = None
     extraction_error: str | None = None
+    log_likelihoods: tuple[float, ...] | None = None
 
 
 class ItemFailed(Exception):
@@ -100,6 +102,10 @@ class Scorer(ABC, Generic[P]):
         """The metrics by their plain names; override when they depend on the parameters."""
         return self.declared
 
+    def idle_parameters(self) -> set[str]:
+        """Parameters that change nothing as the others are set: no part of the version."""
+        return set()
+
     def foreign_version(self) -> str:
         """Versions of foreign code that the values depend on, e.g. sacrebleu's signature."""
         return ""
@@ -107,7 +113,8 @@ class Scorer(ABC, Generic[P]):
     @property
     def version(self) -> str:
         """All that changes values: values under different versions are never compared."""
-        parameters = json.dumps(self.parameters.model_dump(mode="json", by_alias=True), sort_keys=True)
+        given = self.parameters.model_dump(mode="json", by_alias=True, exclude=self.idle_parameters())
+        parameters = json.dumps(given, sort_keys=True)
         return "|".join(part for part in (f"{self.name}:{self.revision}", self.foreign_version(), parameters) if part)
 
     def score(self, items: Sequence[Item]) -> list[Score]:

@@ -11,6 +11,8 @@ Where it is looked for, in this order:
 6. the last capital letter that stands alone.
 "A" and "I" before a lower-case word are an article and a pronoun, unless a word such as "because" follows. Letters
 within prose are capitals; small ones count only in brackets, after a marker, or alone.
+
+With `mode` "likelihood" nothing is read: see `evalservice.scoring.likelihood`.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from __future__ import annotations
 import re
 import string
 from functools import lru_cache
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evalservice.errors import shown
 from evalservice.records import JSON, Score
 from evalservice.scoring.base import Item, ItemFailed, Metric, Scorer, ScorerParameters, scored
+from evalservice.scoring.likelihood import Continuation, Likelihood, PromptForm, likeliest, likeliest_by_length
 from evalservice.scoring.references import alternatives
 
 _DRESSING = " \t\r\n*_`\"'()[]{}.,:;$"
@@ -32,6 +36,7 @@ _MARKER = re.compile(
     r"(?:is\b|was\b|would be\b|should be\b|:|=)[\s*_:]*(?:(?:option|choice|letter|Option|Choice)\b[\s*_:]*)?"
     r"|\\boxed\s*\{\s*(?:\\text\w*\s*\{)?",
 )
+_LIKELIHOOD_ONLY = {"continuation", "prompt", "delimiter"}
 _CONNECTORS = (
     "because|since|as|and|which|is|was|for|due|but|so|or|not|seems|makes|would|matches|follows|given|from|with"
 )
@@ -46,13 +51,45 @@ class MultipleChoice(Scorer["MultipleChoice.Parameters"]):
     """
 
     class Parameters(ScorerParameters):
-        """letters: the labels of the choices, in order."""
+        """letters: the labels of the choices, in order.
+
+        mode: "answer" reads the choice out of the completion, "likelihood" takes the likeliest continuation of the
+        prompt. The rest is for that. continuation: the choice's text or its letter. prompt: "plain" text, or "chat" for
+        the model's chat template. delimiter: between prompt and continuation; by default a blank, with "chat" nothing.
+        """
 
         max_chars: int = Field(default=200_000, ge=1)
         letters: str = Field(default=string.ascii_uppercase, min_length=2, pattern=r"^[A-Z]+$")
+        mode: Literal["answer", "likelihood"] = "answer"
+        continuation: Continuation = "choice"
+        prompt: PromptForm = "plain"
+        delimiter: str | None = Field(default=None, max_length=100)
+
+        @model_validator(mode="after")
+        def _only_with_likelihood(self) -> MultipleChoice.Parameters:
+            idle = sorted(_LIKELIHOOD_ONLY & self.model_fields_set)
+            if self.mode == "answer" and idle:
+                raise ValueError(f'{", ".join(idle)}: only with the mode "likelihood"')
+            return self
+
+        @property
+        def likelihood(self) -> Likelihood | None:
+            """How the model is asked, None where it answers."""
+            if self.mode == "answer":
+                return None
+            default = " " if self.prompt == "plain" else ""
+            delimiter = default if self.delimiter is None else self.delimiter
+            return Likelihood(self.continuation, self.prompt, delimiter, self.letters)
 
     name = "multiple_choice"
-    declared = (Metric("multiple_choice", "binary"),)
+
+    def own_metrics(self) -> tuple[Metric, ...]:
+        """The accuracy; by likelihood also lm-evaluation-harness' acc_norm."""
+        norm = (Metric("multiple_choice_norm", "binary"),) if self.parameters.mode == "likelihood" else ()
+        return (Metric("multiple_choice", "binary"), *norm)
+
+    def idle_parameters(self) -> set[str]:
+        return set() if self.parameters.mode == "likelihood" else {"mode", *_LIKELIHOOD_ONLY}
 
     def score_item(self, item: Item) -> Score:
         choices = item.case.choices or ()
@@ -62,6 +99,9 @@ class MultipleChoice(Scorer["MultipleChoice.Parameters"]):
         expected = {self._letter(answer, letters, choices) for answer in alternatives(item.case.expected_output)}
         if not expected:
             raise ItemFailed("the test case has no expected_output")
+        if self.parameters.mode == "likelihood":
+            texts = choices if self.parameters.continuation == "choice" else tuple(letters)
+            return _by_likelihood(item, texts, letters, expected)
         found = chosen(item.text, letters, choices)
         wanted = sorted(expected)
         return scored({"multiple_choice": float(found in expected)}, extracted=found, expected=wanted[0])
@@ -78,6 +118,22 @@ class MultipleChoice(Scorer["MultipleChoice.Parameters"]):
         if not isinstance(answer, bool) and text.isdecimal() and len(text) < 3 and int(text) < len(letters):
             return letters[int(text)]
         raise ItemFailed(f"expected_output {shown(answer)} is no letter of {letters}, no index and no choice's text")
+
+
+def _by_likelihood(item: Item, texts: tuple[str, ...], letters: str, expected: set[str]) -> Score:
+    if not item.case.choices:
+        raise ItemFailed("the test case has no choices")
+    if item.log_likelihoods is None or len(item.log_likelihoods) != len(texts):
+        raise ItemFailed(f"{len(item.log_likelihoods or ())} log-likelihoods for {len(texts)} choices")
+    raw = letters[likeliest(item.log_likelihoods)]
+    norm = letters[likeliest_by_length(item.log_likelihoods, texts)]
+    return scored(
+        {"multiple_choice": float(raw in expected), "multiple_choice_norm": float(norm in expected)},
+        extracted=raw,
+        extracted_norm=norm,
+        expected=min(expected),
+        log_likelihoods=list(item.log_likelihoods),
+    )
 
 
 def chosen(text: str, letters: str, choices: tuple[str, ...] = ()) -> str | None:

@@ -182,7 +182,7 @@ class Extraction:
             extracted = self.apply(completion.text)
         except ExtractionFailed as error:
             return Item(case, "", extraction_error=f"output extraction: {error}")
-        return Item(case, extracted.text, extracted=extracted.found)
+        return Item(case, extracted.text, extracted=extracted.found, log_likelihoods=completion.log_likelihoods)
 
 
 def build_extraction(specification: Any, field: str = "output_extraction") -> Extraction:

@@ -34,6 +34,8 @@ BUILTIN: Mapping[str, str] = {
     "numeric_match": "evalservice.scoring.numeric:NumericMatch",
     "multiple_choice": "evalservice.scoring.choices:MultipleChoice",
     "token_f1": "evalservice.scoring.tokens:TokenF1",
+    "drop_f1": "evalservice.scoring.drop:DropF1",
+    "math_match": "evalservice.scoring.mathematics:MathMatch",
     "bleu": "evalservice.scoring.corpus:Bleu",
     "chrf": "evalservice.scoring.corpus:Chrf",
     "ter": "evalservice.scoring.corpus:Ter",

@@ -126,6 +126,7 @@ _RUNS = """
     WITH run AS (
         SELECT model_id, completed_at, failed_test_cases AS failed, completed_test_cases AS completed,
                total_cost::double precision AS cost, total_tokens AS tokens, input_tokens, output_tokens,
+               completed_test_cases - coalesce((metadata ->> 'cached_test_cases')::integer, 0) AS asked,
                metadata -> 'latency_ms' AS latency,
                power(0.5, greatest(extract(epoch FROM CAST(:now AS timestamptz) - completed_at), 0) / :half_life)
                    AS weight
@@ -133,11 +134,11 @@ _RUNS = """
         WHERE status = 'completed' AND completed_at > :since
     )
     SELECT model_id, sum(failed * weight) AS failed, sum((failed + completed) * weight) AS total,
-           sum(cost * weight) FILTER (WHERE completed > 0) AS cost,
-           sum(completed * weight) FILTER (WHERE cost IS NOT NULL) AS priced,
+           sum(cost * weight) FILTER (WHERE asked > 0) AS cost,
+           sum(asked * weight) FILTER (WHERE cost IS NOT NULL) AS priced,
            sum(tokens * weight) FILTER (WHERE cost IS NOT NULL) AS priced_tokens,
            sum(input_tokens * weight) AS input_tokens, sum(output_tokens * weight) AS output_tokens,
-           sum(completed * weight) FILTER (WHERE input_tokens IS NOT NULL) AS counted,
+           sum(asked * weight) FILTER (WHERE input_tokens IS NOT NULL) AS counted,
            max(completed_at) AS newest,
            (array_agg(latency ORDER BY completed_at DESC) FILTER (WHERE latency ->> 'p95' IS NOT NULL))[1] AS latency
     FROM run GROUP BY model_id

@@ -33,6 +33,7 @@ from evalservice.tables.organizations import (
     LOCAL_USER_ID,
     ROLES,
     ApiKey,
+    DailySpend,
     IdempotencyKey,
     Membership,
     Organization,
@@ -40,7 +41,7 @@ from evalservice.tables.organizations import (
     User,
 )
 from evalservice.tables.regressions import CHECK_OUTCOMES, RegressionAlert, RegressionCheck
-from evalservice.tables.runs import RUN_STATUSES, EvaluationResult, EvaluationRun
+from evalservice.tables.runs import RUN_STATUSES, CompletionCacheEntry, EvaluationResult, EvaluationRun
 from evalservice.tables.selection import (
     POLICY_STATUSES,
     ModelSelectionLog,
@@ -77,6 +78,8 @@ __all__ = [
     "ApiKey",
     "Base",
     "BenchmarkSuite",
+    "CompletionCacheEntry",
+    "DailySpend",
     "EvaluationDataset",
     "EvaluationResult",
     "EvaluationRun",

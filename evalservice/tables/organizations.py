@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
+    Date,
     ForeignKey,
     ForeignKeyConstraint,
     Integer,
@@ -21,6 +23,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from evalservice.tables.base import (
+    MONEY,
     TIME,
     Base,
     CreatedAt,
@@ -62,6 +65,19 @@ class Organization(Identified, Timestamps, Base):
     max_concurrent_runs: Mapped[int | None] = mapped_column(Integer)
     daily_spend_limit: Mapped[Decimal | None] = maybe_money()
     settings: Mapped[dict[str, Any]] = json_object()
+
+
+class DailySpend(Owned, Base):
+    """What an organization's runs have reserved of its daily limit on a day (UTC), as long as it has one."""
+
+    __tablename__ = "daily_spend"
+    __table_args__ = (CheckConstraint("reserved_cost >= 0", name="reserved_cost"),)
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("organizations.id", ondelete="CASCADE"), primary_key=True
+    )
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    reserved_cost: Mapped[Decimal] = mapped_column(MONEY, default=Decimal(0), server_default=text("0"))
 
 
 class User(Identified, Timestamps, Base):
@@ -136,6 +152,8 @@ class ProviderCredential(Identified, Owned, CreatedBy, Timestamps, Base):
     __table_args__ = (
         UniqueConstraint("organization_id", "name"),
         parent_key("provider_credentials"),
+        CheckConstraint("requests_per_minute > 0", name="requests_per_minute"),
+        CheckConstraint("tokens_per_minute > 0", name="tokens_per_minute"),
         index("provider_credentials", "created_by_id"),
     )
 
@@ -143,6 +161,8 @@ class ProviderCredential(Identified, Owned, CreatedBy, Timestamps, Base):
     origin: Mapped[str] = short(300)
     encrypted_secret: Mapped[bytes] = mapped_column(LargeBinary)
     key_id: Mapped[str] = short(64, "")
+    requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
     last_used_at: Mapped[datetime | None] = maybe_time()
 
     organization: Mapped[Organization] = relationship()

@@ -13,6 +13,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     String,
     UniqueConstraint,
     Uuid,
@@ -26,6 +27,7 @@ from evalservice.tables.base import (
     MONEY,
     TIME,
     Base,
+    CreatedAt,
     CreatedBy,
     Identified,
     Owned,
@@ -176,3 +178,21 @@ class EvaluationResult(Identified, Base):
         foreign_keys="EvaluationResult.evaluation_run_id",
         back_populates="results",
     )
+
+
+class CompletionCacheEntry(Owned, CreatedAt, Base):
+    """That a request was answered before: its SHA-256, and the result row (and which of its samples) that holds it."""
+
+    __tablename__ = "completion_cache"
+    __table_args__ = (
+        same_organization("completion_cache", "evaluation_run_id", "evaluation_runs", "CASCADE"),
+        index("completion_cache", "evaluation_run_id"),
+    )
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("organizations.id", ondelete="CASCADE"), primary_key=True
+    )
+    key: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    evaluation_run_id: Mapped[uuid.UUID] = mapped_column(Uuid)
+    test_case_index: Mapped[int] = mapped_column(Integer)
+    sample: Mapped[int] = count()

@@ -14,7 +14,7 @@ import functools
 import hashlib
 import inspect
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 Authenticate = Callable[[Session, str], Caller]
 """Finds a key's holder and makes the transaction theirs. Raises Unauthenticated."""
 CheckRun = Callable[[Model, BenchmarkSuite, ModelConfig], None]
+CheckModel = Callable[[str, ModelConfig], None]
 OnRun = Callable[[Session, EvaluationRun], None]
 OnOutcome = Callable[[Session, uuid.UUID], None]
 Readiness = Callable[[], Mapping[str, str]]
@@ -53,6 +54,10 @@ OnRequest = Callable[[str, str, int, float], None]
 
 def _nothing_else_to_check() -> Mapping[str, str]:
     return {}
+
+
+def _takes_anything(platform: str, config: ModelConfig) -> None:
+    pass
 
 
 def _left_to_supervisors(session: Session, run: EvaluationRun) -> None:
@@ -71,7 +76,9 @@ def _nobody_counts(method: str, route: str, status: int, seconds: float) -> None
 class Wiring:
     """What the application is made of.
 
-    platforms: those whose models this installation can call. check_run: raises for a run that could not work here.
+    platforms: those whose models this installation can call, each with the URL where a model without one is asked (""
+    for an engine). check_model: raises for a configuration that the platform does not take. check_run: raises for a run
+    that could not work here.
     on_run: is told of a new run in the transaction that makes it, and may claim it. readiness: part → "" when it works,
     else what is wrong. on_request: counts answers. in_thread: where routes run. private_addresses: whether models may
     live on loopback and private networks. local_files: whether `file_path` is a path of this machine, for who may read
@@ -82,8 +89,9 @@ class Wiring:
     engine: Engine
     box: SecretBox
     data_root: str
-    platforms: Sequence[str]
+    platforms: Mapping[str, str]
     check_run: CheckRun
+    check_model: CheckModel = _takes_anything
     on_run: OnRun = _left_to_supervisors
     readiness: Readiness = _nothing_else_to_check
     on_request: OnRequest = _nobody_counts

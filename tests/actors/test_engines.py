@@ -3,54 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import importlib.util
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import cluster.demo
 from actors.backend import Backend
-from actors.engines import common, transformers, vllm
+from actors.engines import common, transformers, vllm_options
 from actors.engines.common import Sampling, sampling_from
+from actors.engines.prompting import Prompter
 from actors.engines.transformers import TransformersBackend
-from actors.engines.vllm import VllmBackend, gpus_needed
+from actors.engines.vllm import VllmBackend
+from actors.engines.vllm_options import gpus_needed
 from cluster.demo.arithmetic import held_out_problems
 from evalservice.errors import EngineUnavailable, InvalidInput
 from evalservice.records import ChatRequest, Completion
+from tests.engines import BOTH, EARLY, LATE, Engines, answers, has, make
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a tiny model waits for its own threads on a busy machine
-CHECKPOINTS = Path(cluster.demo.__path__[0]) / "checkpoints"
-EARLY, LATE = str(CHECKPOINTS / "arithmetic-early"), str(CHECKPOINTS / "arithmetic-late")
 CASES = held_out_problems(400)
-
-
-def has(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
-
-needs_vllm = [pytest.mark.vllm, pytest.mark.skipif(not has("vllm"), reason="vllm is not installed")]
-needs_transformers = [
-    pytest.mark.skipif(not has("torch"), reason="torch is not installed"),
-    pytest.mark.skipif(not has("transformers"), reason="transformers is not installed"),
-]
-BOTH = [pytest.param("vllm", marks=needs_vllm), pytest.param("transformers", marks=needs_transformers)]
-KINDS: dict[str, Any] = {"vllm": VllmBackend, "transformers": TransformersBackend}
-
-
-def make(kind: str, model: str, engine: dict[str, Any] | None = None) -> Any:
-    return KINDS[kind](model, engine or {})
-
-
-@pytest.fixture(scope="module", params=BOTH)
-def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
-    made = make(request.param, LATE)
-    yield made
-    asyncio.run(made.aclose())
-    gc.collect()
 
 
 def ask(question: str, **sampling: Any) -> ChatRequest:
@@ -59,12 +29,6 @@ def ask(question: str, **sampling: Any) -> ChatRequest:
 
 def questions(n: int = len(CASES)) -> list[ChatRequest]:
     return [ask(CASES[i % len(CASES)]["input"]) for i in range(n)]
-
-
-def answers(backend: Backend, requests: list[ChatRequest]) -> list[Completion]:
-    found = asyncio.run(backend.complete(requests, asyncio.Event()))
-    assert all(completion is not None for completion in found)
-    return [completion for completion in found if completion is not None]
 
 
 def accuracy(completions: list[Completion]) -> float:
@@ -77,23 +41,15 @@ def test_the_better_checkpoint_answers_held_out_problems(backend: Backend) -> No
 
 
 @pytest.mark.parametrize("kind", BOTH)
-def test_the_worse_checkpoint_is_clearly_worse(kind: str) -> None:
-    backend = make(kind, EARLY)
-    try:
-        assert 0.60 <= accuracy(answers(backend, questions())) <= 0.80
-    finally:
-        asyncio.run(backend.aclose())
+def test_the_worse_checkpoint_is_clearly_worse(engines: Engines, kind: str) -> None:
+    assert 0.60 <= accuracy(answers(engines.get(kind, EARLY), questions())) <= 0.80
 
 
 @pytest.mark.vllm
 @pytest.mark.skipif(not (has("vllm") and has("torch")), reason="vllm is not installed")
 @pytest.mark.parametrize("model", [EARLY, LATE])
-def test_both_engines_give_the_same_greedy_answers(model: str) -> None:
-    texts = []
-    for kind, engine in (("vllm", {"dtype": "float32"}), ("transformers", {})):
-        backend = make(kind, model, engine)
-        texts.append([completion.text for completion in answers(backend, questions())])
-        asyncio.run(backend.aclose())
+def test_both_engines_give_the_same_greedy_answers(engines: Engines, model: str) -> None:
+    texts = [[c.text for c in answers(engines.get(kind, model), questions())] for kind in ("vllm", "transformers")]
     assert sum(a == b for a, b in zip(*texts, strict=True)) / len(CASES) >= 0.99
 
 
@@ -217,13 +173,13 @@ def test_a_wrong_engine_option_is_named(kind: str, engine: dict[str, Any], said:
 )
 def test_options_that_load_code_or_files_are_the_operators(name: str) -> None:
     with pytest.raises(InvalidInput, match="operator"):
-        vllm.check_engine({name: "x"})
+        vllm_options.check_engine({name: "x"})
 
 
 @pytest.mark.vllm
 @pytest.mark.skipif(not has("vllm"), reason="vllm is not installed")
-def test_a_prompt_that_breaks_the_engine_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = VllmBackend(LATE)
+def test_a_prompt_that_breaks_the_engine_fails_alone(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = engines.get("vllm")
     executor = backend._engine.engine_core.engine_core.model_executor
     execute = executor.execute_model
 
@@ -236,31 +192,15 @@ def test_a_prompt_that_breaks_the_engine_fails_alone(monkeypatch: pytest.MonkeyP
     requests = questions(100)
     requests[37] = requests[38] = ask("x" * 29)
     completions = answers(backend, requests)
-    asyncio.run(backend.aclose())
     assert [i for i, completion in enumerate(completions) if completion.error] == [37, 38]
     assert completions[37].error is not None
     assert completions[37].error.kind == "engine_error"
 
 
-@pytest.mark.vllm
-@pytest.mark.skipif(not has("vllm"), reason="vllm is not installed")
-def test_a_dead_engine_blames_no_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = VllmBackend(LATE)
-
-    def dead(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("the device is gone")
-
-    monkeypatch.setattr(backend._engine.engine_core.engine_core.model_executor, "execute_model", dead)
-    with pytest.raises(EngineUnavailable, match="the device is gone"):
-        answers(backend, questions(8))
-    with pytest.raises(EngineUnavailable, match="the device is gone"):
-        answers(backend, questions(1))
-    asyncio.run(backend.aclose())
-
-
 @pytest.mark.skipif(not (has("torch") and has("transformers")), reason="torch is not installed")
-def test_a_batch_that_fails_is_tried_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = TransformersBackend(LATE)
+def test_a_batch_that_fails_is_tried_in_halves(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = engines.get("transformers")
+    monkeypatch.setattr(backend, "_most_tokens", backend._most_tokens)
     generate = backend._generate
 
     def poisoned(batch: Any) -> Any:
@@ -272,7 +212,6 @@ def test_a_batch_that_fails_is_tried_in_halves(monkeypatch: pytest.MonkeyPatch) 
     requests = questions(40)
     requests[7] = ask("x" * 29)
     completions = answers(backend, requests)
-    asyncio.run(backend.aclose())
     assert [i for i, completion in enumerate(completions) if completion.error] == [7]
     assert completions[7].error is not None
     assert completions[7].error.retryable
@@ -312,7 +251,9 @@ def test_a_tokenizer_without_a_chat_template_continues_the_plain_text() -> None:
             return list(text.encode())
 
     messages = ({"role": "system", "content": "Add."}, {"role": "user", "content": "1 + 1 ="})
-    assert bytes(common.prompt_tokens(Plain(), messages)).decode() == "Add.\n\n1 + 1 ="
+    tokens = Prompter(Plain(), "plain", context=64).prompt(ChatRequest(messages))
+    assert isinstance(tokens, list)
+    assert bytes(tokens).decode() == "Add.\n\n1 + 1 ="
 
 
 def test_transformers_options_are_checked_without_torch() -> None:

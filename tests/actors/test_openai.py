@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from actors.providers.limits import RateLimits
 from actors.providers.openai import OpenAIChat
+from evalservice.errors import InvalidInput
 from evalservice.records import ChatRequest, Completion
+from tests.actors.vendor import TALK, WEATHER, any_json
 
 WIRE = OpenAIChat()
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
@@ -163,3 +168,87 @@ def test_an_error_body_under_status_200_is_an_error(error: Any, kind: str) -> No
     found = WIRE.completion({"error": error}).error
     assert found is not None
     assert found.kind == kind
+
+
+def test_an_answer_that_is_a_tool_call_is_canonical_json() -> None:
+    functions = [{"name": "weather", "arguments": '{"unit": "C", "city": "Paris"}'}, {"name": "now", "arguments": ""}]
+    calls = [{"id": "c", "type": "function", "function": function} for function in functions]
+    text = '[{"arguments":{"city":"Paris","unit":"C"},"name":"weather"},{"arguments":{},"name":"now"}]'
+    assert answered({"content": None, "tool_calls": calls}, "tool_calls").text == text
+    assert answered({"content": "Let me look.", "tool_calls": calls}, "tool_calls").text == text
+    assert answered({"content": "It is sunny.", "tool_calls": calls}, "stop").text == "It is sunny."
+
+
+def test_arguments_that_are_no_json_are_kept_as_they_came() -> None:
+    call = {"function": {"name": "f", "arguments": '{"n": NaN'}}
+    assert answered({"content": None, "tool_calls": [call]}).text == '[{"arguments":"{\\"n\\": NaN","name":"f"}]'
+
+
+def test_reasoning_and_cached_tokens_are_told_apart() -> None:
+    usage = {
+        "prompt_tokens": 2006,
+        "completion_tokens": 300,
+        "prompt_tokens_details": {"cached_tokens": 1920, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 64},
+    }
+    completion = answered({"content": "4"}, usage=usage)
+    assert (completion.input_tokens, completion.cached_input_tokens) == (2006, 1920)
+    assert (completion.output_tokens, completion.reasoning_tokens) == (300, 64)
+    assert answered({"content": "4"}).reasoning_tokens is None
+
+
+def test_log_probabilities_are_kept_for_the_first_tokens() -> None:
+    tops = [{"token": "4", "logprob": -0.1234567}, {"token": "5", "logprob": -2.5}, {"token": "6"}]
+    token = {"token": "4", "logprob": -0.1234567, "bytes": [52], "top_logprobs": tops}
+    choice = {"message": {"content": "4"}, "finish_reason": "stop", "logprobs": {"content": [token] * 3000}}
+    kept = WIRE.completion({"choices": [choice]}).logprobs
+    assert kept is not None
+    assert (len(kept), kept[0]) == (1024, ("4", -0.123457, (("4", -0.123457), ("5", -2.5))))
+
+
+def test_parts_and_tools_are_sent_as_they_are() -> None:
+    body = WIRE.body("m", ChatRequest(tuple(TALK), {"tools": [WEATHER], "tool_choice": "auto"}))
+    assert (body["messages"], body["tools"], body["tool_choice"]) == (TALK, [WEATHER], "auto")
+
+
+@pytest.mark.parametrize(
+    ("sampling", "says"),
+    [
+        ({"top_logprobs": 2}, "config.top_logprobs: 2 is not valid: it needs logprobs: true"),
+        ({"extra_body": {"n": 8}}, "config.extra_body.n: 8"),
+    ],
+)
+def test_what_no_server_could_take_is_refused(sampling: Any, says: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        WIRE.check(sampling)
+    assert says in refused.value.message
+
+
+def test_rate_limits_are_read_from_the_headers() -> None:
+    headers = {
+        "x-ratelimit-limit-requests": "5000",
+        "x-ratelimit-remaining-requests": "4999",
+        "x-ratelimit-reset-requests": "12ms",
+        "x-ratelimit-limit-tokens": "160000",
+        "x-ratelimit-remaining-tokens": "159976",
+        "x-ratelimit-reset-tokens": "6m0.5s",
+    }
+    assert WIRE.limits(headers) == RateLimits(5000, 4999, 0.012, 160_000, 159_976, 360.5)
+    unknown = {
+        "x-ratelimit-limit-tokens": "-1",
+        "x-ratelimit-reset-tokens": "-5s",
+        "x-ratelimit-limit-requests": "9" * 99,
+    }
+    assert WIRE.limits(unknown) == RateLimits()
+
+
+JSON = any_json(
+    "choices", "message", "content", "finish_reason", "usage", "error", "code", "type", "text", "tool_calls",
+    "function", "name", "arguments", "logprobs", "token", "logprob", "prompt_tokens_details",
+)  # fmt: skip
+CHOICE = st.fixed_dictionaries({"message": JSON}, optional={"finish_reason": JSON, "logprobs": JSON})
+
+
+@given(JSON | st.fixed_dictionaries({"choices": st.lists(CHOICE | JSON)}, optional={"usage": JSON, "error": JSON}))
+def test_an_answer_of_any_shape_is_read_without_raising(payload: Any) -> None:
+    assert isinstance(WIRE.completion(payload).text, str)

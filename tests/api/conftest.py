@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 
 from evalservice.api import create_app
+from evalservice.catalog.model_config import OPENAI_URL
 from evalservice.database import make_engine, tenant_transaction
 from evalservice.organizations.identity import hash_of, new_key
 from evalservice.organizations.secrets import SecretBox
@@ -85,7 +86,7 @@ def served(postgres_server: str, template_database: str, tmp_path_factory: pytes
             engine=engine,
             box=SecretBox(b"a key of the tests"),
             data_root=str(data_root),
-            platforms=("openai", "vllm", "transformers"),
+            platforms={"openai": OPENAI_URL, "vllm": "", "transformers": ""},
             check_run=_check_run,
             private_addresses=False,
         )

@@ -30,7 +30,7 @@ CHECKS = [
 
 def _document() -> dict[str, Any]:
     parts: Any = None
-    return create_app(Wiring(engine=parts, box=parts, data_root="", platforms=(), check_run=parts)).openapi()
+    return create_app(Wiring(engine=parts, box=parts, data_root="", platforms={}, check_run=parts)).openapi()
 
 
 schema = schemathesis.openapi.from_dict(_document())

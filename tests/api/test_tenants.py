@@ -39,7 +39,7 @@ TABLE_OF = {
 
 def _document() -> dict[str, Any]:
     parts: Any = None
-    return create_app(Wiring(engine=parts, box=parts, data_root="", platforms=(), check_run=parts)).openapi()
+    return create_app(Wiring(engine=parts, box=parts, data_root="", platforms={}, check_run=parts)).openapi()
 
 
 DOCUMENT = _document()

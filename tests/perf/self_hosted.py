@@ -2,23 +2,32 @@
 
     python tests/perf/self_hosted.py [--engine vllm|transformers] [--model DIR | --random-llama 10m|100m|1b|8b]
                                      [--prompts 2000] [--rounds 5] [--max-tokens 16] [--batch-size 32 128]
-                                     [--modes greedy sampled nucleus stop]
+                                     [--modes greedy sampled nucleus stop] [--few-shot 8] [--server]
 
 The bare engine is `LLM.generate` or `model.generate`. The ratio is the median over rounds, each of which measures both.
 The backend renders the chat template too, and is asked in concurrent blocks, as a run does. With a random Llama, whose
 speed is that of trained weights of its shape, every answer has exactly the most tokens that are allowed.
+
+--few-shot N (vLLM): prompts that begin with the same N examples, answered and scored by likelihood, with prefix caching
+and without, in turns. --server (vLLM): the same model behind `vllm.entrypoints.openai.api_server`, asked as any hosted
+model is.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import os
 import random
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,6 +122,98 @@ def write_tokenizer(folder: Path, size: int) -> None:
     fast.chat_template = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}\n{% endfor %}"
     fast.model_max_length = CONTEXT
     fast.save_pretrained(folder)
+
+
+def few_shot(questions: Sequence[str], shots: int) -> list[str]:
+    """Each question after the same examples."""
+    examples = "".join(f"{question}\nThe answer is {n}.\n\n" for n, question in enumerate(questions[:shots]))
+    return [examples + question for question in questions[shots:]]
+
+
+def compare_prefix_caching(given: argparse.Namespace, questions: Sequence[str]) -> float:
+    """Prompts per second with and without prefix caching, generated and by likelihood; gives the former's ratio."""
+    prompts = few_shot(questions[: given.prompts + given.few_shot], given.few_shot)
+    backends = {
+        name: make("vllm", given.model, {**given.options, "enable_prefix_caching": on})
+        for name, on in (("without", False), ("with", True))
+    }
+    sampling = {"temperature": 0, "max_tokens": given.max_tokens, "min_tokens": given.max_tokens}
+    kinds = {
+        "generated": [ChatRequest(({"role": "user", "content": p},), sampling) for p in prompts],
+        "likelihood": [
+            ChatRequest(({"role": "user", "content": p},), continuations=(" yes", " no", " it depends"), prompt="plain")
+            for p in prompts
+        ],
+    }
+    tokens = len(backends["with"]._tokenizer.encode(prompts[0]))
+    print(f"\nfew-shot: {len(prompts)} prompts of some {tokens} tokens, {given.rounds} rounds")
+    print(f"{'':20}{'without/s':>10}{'with/s':>10}{'ratio':>8}")
+    ratios = {}
+    for kind, requests in kinds.items():
+        rates: dict[str, list[float]] = {"without": [], "with": []}
+        for number in range(given.rounds + 1):
+            for name, backend in backends.items():
+                if name == "with":
+                    backend._llm.reset_prefix_cache()  # each round pays for its examples once
+                seconds, _ = asyncio.run(through_backend(backend, requests, given.block))
+                if number:
+                    rates[name].append(len(requests) / seconds)
+        ratios[kind] = statistics.median(a / b for a, b in zip(rates["with"], rates["without"], strict=True))
+        without, cached = (statistics.median(rates[name]) for name in ("without", "with"))
+        print(f"{kind:20}{without:10.1f}{cached:10.1f}{ratios[kind]:8.2f}", flush=True)
+    for backend in backends.values():
+        asyncio.run(backend.aclose())
+    return ratios["generated"]
+
+
+def through_server(given: argparse.Namespace, questions: Sequence[str]) -> None:
+    """A running vLLM server is an OpenAI endpoint: start one, ask it as such, compare with the backend's answers."""
+    from actors.providers import wire_format
+    from actors.providers.hosted import Endpoint, HostedBackend
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", given.model, "--enforce-eager"),
+        *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", "served"),
+    ]
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        began = time.perf_counter()
+        while not answers_at(port):
+            assert server.poll() is None, "the server has ended"
+            assert time.perf_counter() - began < 300, "the server does not start"
+            time.sleep(0.5)
+        print(f"\nserver: ready after {time.perf_counter() - began:.0f} s", flush=True)
+        requests = [
+            ChatRequest(({"role": "user", "content": q},), {"temperature": 0, "max_tokens": given.max_tokens})
+            for q in questions
+        ]
+
+        async def asked() -> Measured:
+            hosted = HostedBackend(
+                wire_format("openai"), Endpoint(f"http://127.0.0.1:{port}/v1", "served", concurrency=256)
+            )
+            try:
+                return await through_backend(hosted, requests, given.block)
+            finally:
+                await hosted.aclose()
+
+        seconds, tokens = asyncio.run(asked())
+        print(
+            f"server: {len(requests)} prompts, {tokens / seconds:.0f} tokens/s, {len(requests) / seconds:.0f} prompts/s"
+        )
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def answers_at(port: int) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+        return bool(answer.status == 200)
+    return False
 
 
 async def through_backend(backend: Any, requests: Sequence[ChatRequest], block: int) -> Measured:
@@ -220,12 +321,20 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=16)
     parser.add_argument("--batch-size", type=int, nargs="+", default=[32], help="of transformers; vLLM has its own")
     parser.add_argument("--modes", nargs="+", choices=sorted(MODES), default=["greedy"])
+    parser.add_argument("--few-shot", type=int, default=0, metavar="N", help="so many examples before each question")
+    parser.add_argument("--server", action="store_true")
     given = parser.parse_args()
 
     with tempfile.TemporaryDirectory(prefix="evalservice-perf-") as folder:
         questions = [problem.question for problem in training_problems()]
         if given.random_llama:
             given.model, questions = random_llama(given.random_llama, Path(folder))
+        if given.few_shot:
+            compare_prefix_caching(given, questions)
+            return
+        if given.server:
+            through_server(given, questions[: given.prompts])
+            return
         for batch_size in given.batch_size if given.engine == "transformers" else [0]:
             sized = {"batch_size": batch_size} if batch_size else {}
             backend = make(given.engine, given.model, {**sized, **given.options})

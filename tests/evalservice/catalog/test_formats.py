@@ -196,7 +196,7 @@ def test_an_empty_cell_is_null(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (b"a,b\n1,2\n1,2,3\n", "line 3, record: 3 cells, but the header has 2"),
+        (b"a,b\n1,2\n1,2,3\n", "line 3, record: 3 cells, but there are 2 columns"),
         (b'a,b\n1,"2\n', "line 2, record: not CSV as in RFC 4180: a quote is left open"),
         (b'a,b\n1,"2"x\n', "not CSV as in RFC 4180"),
         (b"a,b\n1,\xe92\n", "byte 0xe9 (line 2) is not UTF-8"),

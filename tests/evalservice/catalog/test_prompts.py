@@ -151,3 +151,34 @@ def test_criteria_that_are_no_object_are_refused() -> None:
     for value in (None, 5, [], "x"):
         with pytest.raises(InvalidInput, match="evaluation_criteria"):
             parse_criteria(value)
+
+
+def test_examples_of_a_group_are_shown_to_its_test_cases_only() -> None:
+    groups = {name: [{"input": f"{name}?", "output": name.upper()}] for name in ("law", "art")}
+    criteria = parse_criteria({"scorers": ["exact_match"], "few_shot": {"by": "subject", "groups": groups}})
+    renderer = PromptRenderer(criteria)
+    messages = renderer.render(TestCase(0, "Who?", metadata={"subject": "art"}))
+    assert [m["content"] for m in messages] == ["art?", "ART", "Who?"]
+    with pytest.raises(PromptError, match="subject is 'chess': no examples are given for it"):
+        renderer.render(TestCase(0, "Who?", metadata={"subject": "chess"}))
+
+
+def test_criteria_without_groups_hash_as_before_there_were_any() -> None:
+    criteria = parse_criteria({"scorers": ["exact_match"], "few_shot": [{"input": "a", "output": "b"}]})
+    assert criteria.as_json()["few_shot"] == {
+        "style": "turns",
+        "examples": [{"input": "a", "output": "b", "choices": None, "metadata": {}}],
+    }
+
+
+@pytest.mark.parametrize(
+    "few_shot",
+    [
+        {"by": "subject"},
+        {"groups": {"a": []}},
+        {"by": "s", "groups": {"a": []}, "examples": [{"input": "", "output": ""}]},
+    ],
+)
+def test_groups_and_what_tells_them_apart_come_together_and_alone(few_shot: object) -> None:
+    with pytest.raises(InvalidInput, match="few_shot"):
+        parse_criteria({"scorers": ["exact_match"], "few_shot": few_shot})

@@ -1,0 +1,92 @@
+"""Money in the hands of actors: no more than was granted is spent, none is kept, and what is there is used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors import purse as purse_module
+from actors.gate import Gate, Need
+from actors.limiter import Membership
+from actors.purse import Ask, Purse
+
+WORST, COST = 1_000, 130
+
+
+@dataclass
+class Ledger:
+    """What a driver keeps: the money that is left, and what is out with each holder."""
+
+    left: int
+    held: dict[str, int] = field(default_factory=dict)
+    spent: int = 0
+    exhausted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def answer(self, ask: Ask) -> int:
+        await asyncio.sleep(0)
+        self.left += ask.returned
+        self.spent += ask.spent
+        self.held[ask.holder] = self.held.get(ask.holder, 0) - ask.returned - ask.spent
+        assert self.held[ask.holder] >= 0, "more was spent or given back than was granted"
+        granted = min(ask.wanted, max(ask.least, self.left // (2 * len(self.held))))
+        granted = granted if granted <= self.left else 0
+        self.left -= granted
+        self.held[ask.holder] += granted
+        if ask.least and not granted and not any(self.held.values()):
+            self.exhausted.set()
+        return granted
+
+
+async def spend(budget: int, actors: int, requests: int, width: int) -> tuple[Ledger, int]:
+    """As many requests as the budget allows, of several actors; gives the ledger and how many were sent."""
+    ledger, stop, sent = Ledger(budget), asyncio.Event(), 0
+
+    async def actor() -> None:
+        nonlocal sent
+        gate = Gate(Membership("key", "m", "r", width), None, Purse(ledger.answer))
+
+        async def request() -> None:
+            nonlocal sent
+            need = Need(1, WORST)
+            if await gate.enter(need, stop):
+                sent += 1
+                await asyncio.sleep(0)
+                gate.leave(need, Need(1, COST), refused=False, answered=True)
+
+        await asyncio.gather(*(request() for _ in range(requests)))
+        await gate.rest()
+
+    async def stopped() -> None:
+        await ledger.exhausted.wait()
+        stop.set()
+
+    watcher = asyncio.create_task(stopped())
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(actor() for _ in range(actors)))
+    watcher.cancel()
+    return ledger, sent
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(purse_module, "DENIED_SECONDS", 0.001)
+        yield
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 12_000), st.integers(1, 4), st.integers(1, 15), st.integers(1, 8))
+def test_a_budget_is_used_as_far_as_the_worst_case_fits_and_no_further(
+    budget: int, actors: int, requests: int, width: int
+) -> None:
+    ledger, sent = asyncio.run(spend(budget, actors, requests, width))
+    assert ledger.spent == sent * COST <= budget
+    assert ledger.left == budget - ledger.spent, "all that was not spent came back"
+    assert not any(ledger.held.values())
+    if sent < actors * requests:
+        assert ledger.left < WORST
