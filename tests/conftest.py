@@ -257,6 +257,7 @@ class Bench:
     url: str
     client: Any
     claims: Any
+    ray: str
     _count: int = 0
 
     def benchmark(self, records: Iterable[dict[str, Any]], scorers: Any = "numeric_match", **criteria: Any) -> str:
@@ -316,7 +317,11 @@ class Bench:
         return run_claimed(self.platform, lease, Stop(), lambda _: None)
 
     def cli(self, **environment: str) -> Cli:
-        """The command line on the same platform."""
+        """The command line on the same platform and the same Ray."""
+        return self.cli_with_a_ray_of_its_own(RAY_ADDRESS=self.ray, **environment)
+
+    def cli_with_a_ray_of_its_own(self, **environment: str) -> Cli:
+        """The command line on the same platform, whose runs start a Ray each."""
         return Cli(self.platform.settings.home_path, {"DATABASE_URL": self.url, **environment})
 
     def rows(self, run_id: Any) -> list[dict[str, Any]]:
@@ -336,13 +341,13 @@ class Bench:
 
 
 @contextlib.contextmanager
-def opened_bench(platform: Any, url: str) -> Iterator[Bench]:
+def opened_bench(platform: Any, url: str, ray: str) -> Iterator[Bench]:
     """A bench over the application in this process."""
     from cluster.local import Claims, local_client
 
     claims = Claims(platform)
     with local_client(platform, claims) as client:
-        yield Bench(platform, url, client, claims)
+        yield Bench(platform, url, client, claims, ray)
 
 
 @pytest.fixture(scope="module")
@@ -355,6 +360,6 @@ def bench(postgres_server: str, template_database: str, local_ray: str) -> Itera
         new_home() as home,
         fresh_database(postgres_server, template=template_database) as url,
         open_platform(Settings(home=home, database_url=url, ray_address=None)) as platform,
-        opened_bench(platform, url) as opened,
+        opened_bench(platform, url, local_ray) as opened,
     ):
         yield opened

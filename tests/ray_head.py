@@ -59,7 +59,7 @@ def ray_head(home: Path, environment: dict[str, str], *options: str) -> Iterator
         with (logs / "head.log").open("wb") as log:
             head = subprocess.Popen(command, cwd=home, env=own, stdout=log, stderr=log, start_new_session=True)
         try:
-            wait_until(lambda: _started(logs / "head.log") or head.poll() is not None, 60, what="the start of Ray")
+            wait_until(lambda: _started(logs / "head.log") or head.poll() is not None, 180, what="the start of Ray")
             assert head.poll() is None, (logs / "head.log").read_text()
             address = f"127.0.0.1:{port}"
             yield RayHead(address, f"http://127.0.0.1:{dashboard}", {**own, "RAY_ADDRESS": address}, logs)

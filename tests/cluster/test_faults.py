@@ -47,10 +47,9 @@ def test_a_run_that_is_killed_is_resumed_to_the_same_rows_and_asks_for_nothing_t
     undisturbed: list[dict[str, Any]],
     kill: Callable[[Any], None],
     eventually: Any,
-    local_ray: str,
 ) -> None:
     provider.control(wrong=0.25, latency=0.3, jitter=0.5, faults=0.15)
-    model, benchmark, cli = bench.model(provider.url), bench.benchmark(RECORDS), bench.cli()
+    model, benchmark, cli = bench.model(provider.url), bench.benchmark(RECORDS), bench.cli_with_a_ray_of_its_own()
     moment = random.Random(20_260).randint(10, COUNT - 40)
 
     def stored() -> list[str]:
@@ -71,7 +70,7 @@ def test_a_run_that_is_killed_is_resumed_to_the_same_rows_and_asks_for_nothing_t
     assert run["status"] == "running"
 
     # The next driver comes from another machine of the cluster, as it were.
-    resumed = bench.cli(RAY_ADDRESS=local_ray).ok("runs", "resume", run["id"])
+    resumed = bench.cli().ok("runs", "resume", run["id"])
     assert (resumed["status"], resumed["completed_test_cases"]) == ("completed", COUNT)
     assert same(bench.rows(run["id"])) == undisturbed
     again = provider.sent(model)
@@ -124,7 +123,7 @@ def test_a_test_case_that_kills_whoever_handles_it_is_one_failed_row_and_the_oth
     (tmp_path / "deadly.py").write_text(DEADLY)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text("[evalservice.scorers]\ndeadly = deadly:Deadly\n")
-    cli = bench.cli(PYTHONPATH=str(tmp_path))
+    cli = bench.cli_with_a_ray_of_its_own(PYTHONPATH=str(tmp_path))
     model, dataset = bench.model(provider.url), bench.benchmark(RECORDS)
     cli.ok("benchmarks", "add", "--name", "deadly", "--dataset", dataset, "--category", "qa", "--scorer", "deadly")
 
@@ -136,6 +135,7 @@ def test_a_test_case_that_kills_whoever_handles_it_is_one_failed_row_and_the_oth
 
 
 def test_postgres_may_stop_and_start_during_a_run(
+    bench: Any,
     evalservice_home: Path,
     provider: RunningProvider,
     undisturbed: list[dict[str, Any]],
@@ -148,7 +148,7 @@ def test_postgres_may_stop_and_start_during_a_run(
     url = server.acquire()
     with (
         open_platform(Settings(home=evalservice_home, database_url=None, ray_address=None)) as platform,
-        opened_bench(platform, url) as own,
+        opened_bench(platform, url, bench.ray) as own,
     ):
         lease = own.claimed(own.model(provider.url), own.benchmark(RECORDS), max_concurrency=16)
         with ThreadPoolExecutor(1) as pool:

@@ -43,9 +43,9 @@ def replay(published: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def cli(bench: Any, local_ray: str) -> Any:
+def cli(bench: Any) -> Any:
     """A command line that knows GSM8K and runs on a cluster that is there already."""
-    cli = bench.cli(RAY_ADDRESS=local_ray)
+    cli = bench.cli()
     file = Path(str(DATA)) / "gsm8k" / "test.jsonl"
     cli.ok("datasets", "add", "gsm8k", file, "--input-field", "question", "--expected-field", "answer")
     criteria = ("--category", "qa", "--scorer", "numeric_match")

@@ -46,19 +46,23 @@ def test_a_run_through_faults_has_a_row_for_each_test_case_with_tokens_and_cost(
     assert "Be exact." in json.dumps(provider.last()["body"])
 
 
-def test_models_are_added_and_run_from_the_command_line(cli: Any, provider: RunningProvider, tmp_path: Path) -> None:
+def test_models_are_added_and_run_from_the_command_line(
+    ray_cli: Any, provider: RunningProvider, tmp_path: Path
+) -> None:
     lines = [json.dumps(record) for record in sums(8)]
     (tmp_path / "sums.jsonl").write_text("\n".join(lines))
-    cli.environment["VENDORS_KEY"] = "k-17"
-    cli.ok("datasets", "add", "sums", tmp_path / "sums.jsonl")
-    cli.ok("benchmarks", "add", "--name", "sums", "--dataset", "sums", "--category", "qa", "--scorer", "numeric_match")
+    ray_cli.environment["VENDORS_KEY"] = "k-17"
+    ray_cli.ok("datasets", "add", "sums", tmp_path / "sums.jsonl")
+    ray_cli.ok(
+        "benchmarks", "add", "--name", "sums", "--dataset", "sums", "--category", "qa", "--scorer", "numeric_match"
+    )
     for platform in ("anthropic", "google"):
-        added = cli.ok(
+        added = ray_cli.ok(
             *("models", "add", platform, "--platform", platform, "--model-id", "m", "--api-key-env", "VENDORS_KEY"),
             *("--base-url", address(provider, platform)),
         )
         assert added["has_credential"]
-        run = cli.ok("run", "--model", platform, "--benchmark", "sums")
+        run = ray_cli.ok("run", "--model", platform, "--benchmark", "sums")
         assert (run["status"], run["aggregated_results"]["numeric_match"]["value"]) == ("completed", 1.0)
         headers = provider.last()["headers"]
         assert "k-17" in (headers.get("x-api-key"), headers.get("x-goog-api-key"))

@@ -17,9 +17,9 @@ WRONG = [{"question": "What is 1 + 1?", "answer": "#### 3"}]
 
 
 @pytest.fixture(scope="module")
-def cli(bench: Any, local_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def cli(bench: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A command line that has GSM8K installed, of sums that the provider computes and one that is wrong."""
-    cli = bench.cli(RAY_ADDRESS=local_ray)
+    cli = bench.cli()
     folder: Path = write(tmp_path_factory.mktemp("gsm8k"), {"test.jsonl": [*SUMS, *WRONG]})
     cli.ok("benchmarks", "install", "gsm8k", "--from", folder)
     return cli
@@ -41,7 +41,7 @@ def test_another_organization_runs_it_too_and_its_results_are_its_own(
     created = cli.ok("organizations", "create", "others", "--owner", "olga")
     [user] = bench.execute("SELECT id FROM users WHERE username = 'olga'")
     platform = replace(bench.platform, organization_id=created["id"], user_id=user["id"])
-    with opened_bench(platform, bench.url) as theirs:
+    with opened_bench(platform, bench.url, bench.ray) as theirs:
         run = theirs.run(theirs.model(provider.url), "gsm8k")
         assert (run.status, run.completed_test_cases) == ("completed", 21)
         assert run.aggregated_results["numeric_match"]["value"] == pytest.approx(20 / 21)

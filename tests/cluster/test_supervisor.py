@@ -118,7 +118,7 @@ def cluster(postgres_server: str, template_database: str) -> Iterator[Cluster]:
         with (
             ray_head(home, environment) as head,
             open_platform(Settings(home=home, database_url=url, ray_address=head.address)) as platform,
-            opened_bench(platform, url) as bench,
+            opened_bench(platform, url, head.address) as bench,
         ):
             yield Cluster(bench, head)
 
