@@ -13,17 +13,24 @@ from typing import Any
 LONG_CALL_SECONDS = 1.0
 
 
+class DeskClosedError(Exception):
+    """The driver answers no more: it stops, or has failed, or somebody else drives the run."""
+
+
 class Desk:
     """The questions that wait for an answer."""
 
     def __init__(self) -> None:
+        self._closed = False
         self._waiting: dict[int, tuple[str, Any]] = {}
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._arrived = asyncio.Event()
         self._last = 0
 
     async def ask(self, kind: str, question: Any) -> Any:
-        """Ask, and wait for the answer."""
+        """Ask, and wait for the answer. Raises DeskClosedError when there will be none."""
+        if self._closed:
+            raise DeskClosedError(kind)
         self._last += 1
         number = self._last
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
@@ -53,3 +60,11 @@ class Desk:
             future = self._answers.get(number)
             if future is not None and not future.done():
                 future.set_result(value)
+
+    def close(self) -> None:
+        """Nobody answers any more, neither what waits nor what is still asked."""
+        self._closed = True
+        self._waiting.clear()
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(DeskClosedError())

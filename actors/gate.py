@@ -12,6 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from actors.limiter import Grant, Limits, Membership, Report
@@ -20,6 +21,8 @@ from actors.purse import Purse
 RETRY_SECONDS = 0.5
 STARVING_SECONDS = 0.1
 """How often a holder that has to wait for permits says so."""
+STANDSTILL_SECONDS = 5.0
+"""When nothing was sent for so long although requests wait, it is said what they wait for."""
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +39,16 @@ class Gate:
     """Lets requests through, up to `member.width` in flight.
 
     limiter: finds the cluster's limiter, again when it has died; without one only the width holds. purse: the run's
-    budget; None when there is none.
+    budget; None when there is none. on_standstill: is told what requests wait for every few seconds that they do, and
+    "" when they go on.
     """
 
     def __init__(
-        self, member: Membership, limiter: Callable[[], Any] | None = None, purse: Purse | None = None
+        self,
+        member: Membership,
+        limiter: Callable[[], Any] | None = None,
+        purse: Purse | None = None,
+        on_standstill: Callable[[str], Any] = lambda what: None,
     ) -> None:
         self._member, self._find, self._purse = member, limiter, purse
         self._holder = uuid.uuid4().hex
@@ -60,6 +68,8 @@ class Gate:
         self._urgent = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stops: set[asyncio.Event] = set()
+        self._on_standstill, self._admitted = on_standstill, 0
+        self._watching: asyncio.Task[None] | None = None
         if purse is not None:
             purse.when_filled, purse.shortage = self._let_through, self._shortage
 
@@ -78,6 +88,8 @@ class Gate:
         self._waiting.append((need, future))
         self._say_if_starved()
         self._follow(stop)
+        if self._watching is None or self._watching.done():
+            self._watching = self._spawn(self._watch_standstill())
         try:
             return await future
         except asyncio.CancelledError:
@@ -137,6 +149,7 @@ class Gate:
         if self._purse is not None and not self._purse.take(need.money):
             return False
         self._in_flight += 1
+        self._admitted += 1
         if self._permits is not None:
             self._permits -= 1
         if self._tokens is not None:
@@ -159,6 +172,33 @@ class Gate:
         if permits_short or (self._tokens is not None and self._tokens < first.tokens):
             self._urgent.set()
 
+    async def _watch_standstill(self) -> None:
+        admitted, said = self._admitted, ""
+        while self._waiting or said:
+            await asyncio.sleep(STANDSTILL_SECONDS)
+            what = self._waits_for() if self._admitted == admitted else ""
+            admitted = self._admitted
+            if what or said:
+                self._on_standstill(what)
+            said = what
+
+    def _waits_for(self) -> str:
+        """What the first request waits for."""
+        need = next((need for need, future in self._waiting if not future.done()), None)
+        if need is None:
+            return ""
+        left = self._held_until - asyncio.get_running_loop().time()
+        if left > 0:
+            until = datetime.now(UTC) + timedelta(seconds=left)
+            return f"the provider, which asked to wait until {until:%H:%M:%S} UTC (Retry-After)"
+        if self._permits is not None and self._permits < 1:
+            return "its turn: requests_per_minute is used up"
+        if self._tokens is not None and self._tokens < need.tokens:
+            return f"its turn: tokens_per_minute is used up, the next request needs about {need.tokens} tokens"
+        if self._in_flight >= self._concurrency:
+            return f"answers: {self._in_flight} requests are under way, the provider takes no more at once"
+        return "money: what is left of the budget is with requests that are under way"
+
     def _shortage(self) -> tuple[int, int]:
         waiting = [need.money for need, future in self._waiting if not future.done()]
         return sum(waiting), waiting[0] if waiting else 0
@@ -176,10 +216,11 @@ class Gate:
                 future.set_result(False)
         self._stops.discard(stop)
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _start(self) -> None:
         self._spawn(self._reports())
@@ -236,13 +277,16 @@ class Gate:
             started = loop.time()
             self._urgent.clear()
             report = self._report()
+            heard = False
             try:
-                await self._limiter().report.remote(self._holder, report)
+                heard = await self._limiter().report.remote(self._holder, report)
             except asyncio.CancelledError:
                 raise
             except Exception:
-                self._hold = max(self._hold, report.hold)  # the others must hear of it
                 await asyncio.sleep(RETRY_SECONDS)
+            if not heard and report.hold:  # the others must hear of it; less what has passed
+                self._hold = max(self._hold, report.hold - (loop.time() - started))
+                self._urgent.set()
             pause = STARVING_SECONDS * self._report_every
             await asyncio.sleep(max(0.0, started + pause - loop.time()))
             if self._waiting and self._permits is not None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import os
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -45,23 +46,22 @@ class Generate:
         self._has_system_prompt = config.system_prompt is not False
         self._snapshot = open_snapshot(plan.snapshot_uri)
         self._signal = signal
-        self._follower: Follower | None = None
+        self._follower = Follower(signal)
         if signal is None or not plan.self_hosted:
-            self._backend = make_backend(plan, signal, find_limiter)
+            self._backend = make_backend(plan, signal, find_limiter, self._follower.go)
         else:
             self._backend = _loaded(plan, signal)
         collect_rarely()
 
     async def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
         """`batch["block"]`: what `block_batch` wrote. A row comes out for each test case that was or cannot be sent."""
-        if self._follower is None:
-            self._follower = Follower(self._signal)
         self._follower.start()
         await self._follower.go.wait()
         if self._signal is not None:
             self._signal.began.remote()
+        blocks = [_block(str(text)) for text in batch["block"]]
         try:
-            tables = [await self._block(_block(str(text)), self._follower.stop) for text in batch["block"]]
+            tables = [await self._block(block, self._follower.stop) for block in blocks]
         except EvalserviceError as error:  # it concerns the run, not an item of it
             if self._signal is None:
                 raise
@@ -69,7 +69,7 @@ class Generate:
             tables = []
         answered = pa.concat_tables(tables) if tables else GENERATED.empty_table()
         if self._signal is not None:
-            self._signal.ended.remote(len(answered))
+            self._signal.ended.remote(blocks[0].start, len(answered))
         return answered
 
     async def _block(self, block: Block, stop: asyncio.Event) -> pa.Table:
@@ -111,7 +111,12 @@ class Generate:
         wanted = [key for key in keys if key is not None]
         if not wanted or self._signal is None:
             return await self._answers(requests, stop)
-        stored: Mapping[bytes, StoredCompletion] = await self._signal.ask.remote("completions", wanted)
+        try:
+            stored: Mapping[bytes, StoredCompletion] = await self._signal.ask.remote("completions", wanted)
+        except Exception as error:  # the driver answers no more, and stops the run; until then nothing may be asked
+            log.warning("completions_not_found", extra={"run_id": self._plan.run_id, "error": type(error).__name__})
+            await stop.wait()
+            return [None] * len(requests)
         found = [stored.get(key) if key is not None else None for key in keys]
         missing = [request for request, completion in zip(requests, found, strict=True) if completion is None]
         asked = iter(await self._answers(missing, stop) if missing else ())
@@ -160,10 +165,16 @@ class Broken:
         """Nothing to release."""
 
 
-def make_backend(plan: RunPlan, signal: Any | None = None, find_limiter: Callable[[], Any] | None = None) -> Backend:
+def make_backend(
+    plan: RunPlan,
+    signal: Any | None = None,
+    find_limiter: Callable[[], Any] | None = None,
+    go: asyncio.Event | None = None,
+) -> Backend:
     """The backend of a plan's platform. An engine that does not start answers every item with the reason.
 
-    signal: where the driver is asked for money. find_limiter: gives the cluster's limiter.
+    signal: where the driver is asked for money. find_limiter: gives the cluster's limiter. go: not set while the run is
+    paused.
     """
     config = ModelConfig.model_validate(plan.config)
     if plan.self_hosted:
@@ -193,7 +204,11 @@ def make_backend(plan: RunPlan, signal: Any | None = None, find_limiter: Callabl
         plan.credential, plan.model_id, plan.run_id, endpoint.concurrency, plan.credential_limits, plan.model_limits
     )
     purse = Purse(lambda ask: signal.ask.remote("money", ask)) if plan.budgeted and signal is not None else None
-    return HostedBackend(wire, endpoint, gate=Gate(member, find_limiter, purse))
+    if signal is None:
+        return HostedBackend(wire, endpoint, gate=Gate(member, find_limiter, purse), go=go)
+    actor = uuid.uuid4().hex
+    gate = Gate(member, find_limiter, purse, on_standstill=lambda what: signal.waits.remote(actor, what))
+    return HostedBackend(wire, endpoint, gate=gate, go=go)
 
 
 def _engine(plan: RunPlan, config: ModelConfig) -> Backend:

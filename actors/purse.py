@@ -35,6 +35,7 @@ class Ask:
 
 
 AskDriver = Callable[[Ask], Awaitable[int]]
+"""Gives what was granted, and what `spent` was beyond all grants: the driver has charged it, so nobody owes it."""
 
 
 class Purse:
@@ -79,7 +80,7 @@ class Purse:
         if self._asking is not None and not self._asking.done():
             await asyncio.wait([self._asking])
         if not self._reserved and (self.balance > 0 or self._spent):
-            await self._tell(returned=self._all())
+            self.balance += await self._tell(returned=self._all())
 
     def _ask_soon(self) -> None:
         loop = asyncio.get_running_loop()
@@ -112,7 +113,7 @@ class Purse:
         """Tell the driver now and then that this actor lives, for as long as it holds money."""
         while self.balance > 0 or self._reserved:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            await self._tell()
+            self.balance += await self._tell()
 
     async def _tell(self, wanted: int = 0, least: int = 0, returned: int = 0) -> int:
         spent, self._spent = self._spent, 0

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -15,6 +17,8 @@ from typing import Any, Literal
 from actors.desk import Desk
 
 State = Literal["running", "paused", "stopped"]
+FORGOTTEN_SECONDS = 15.0
+"""What an actor that has died since waited for."""
 log = logging.getLogger(__name__)
 
 
@@ -22,21 +26,31 @@ class RunSignal:
     """The state of a run as its actors shall see it. Deployed as a Ray actor that reserves no CPU."""
 
     def __init__(self) -> None:
+        self._asked: State = "running"
         self._state: State = "running"
         self._changed = asyncio.Event()
         self._failure = ""
         self._under_way = 0
-        self._rows = 0
+        self._rows = self._unstored = 0
+        self._generated: dict[int, int] = {}
+        self._most_unstored = math.inf
         self._desk = Desk()
         self._loads: Counter[str] = Counter()
+        self._waiting_for: dict[str, tuple[float, str]] = {}
 
     async def set(self, state: State) -> None:
         """Change the state and wake everyone who waits; what was stopped stays stopped."""
-        if self._state in (state, "stopped"):
-            return
-        self._state = state
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if self._asked != "stopped":
+            self._asked = state
+            self._update()
+
+    def _update(self) -> None:
+        too_many = self._asked == "running" and self._unstored > self._most_unstored
+        state: State = "paused" if too_many else self._asked
+        if state != self._state:
+            self._state = state
+            self._changed.set()
+            self._changed = asyncio.Event()
 
     async def next(self, known: State) -> State:
         """The state, as soon as it is another than `known`."""
@@ -63,14 +77,33 @@ class RunSignal:
         """It lived to the end of it."""
         del self._loads[actor]
 
+    async def start_pass(self, most_unstored: int) -> None:
+        """The blocks that are left are asked from here on; with more rows answered and not stored, actors pause."""
+        self._generated, self._unstored, self._most_unstored = {}, 0, most_unstored
+        self._update()
+
     async def began(self) -> None:
         """A block is under way."""
         self._under_way += 1
 
-    async def ended(self, rows: int) -> None:
-        """A block left the generate stage with so many rows."""
+    async def ended(self, block: int, rows: int) -> None:
+        """A block left the generate stage with so many rows; again, if they were lost and it was asked again."""
         self._under_way -= 1
-        self._rows += rows
+        more = rows - self._generated.get(block, 0)
+        self._generated[block] = rows
+        self._rows += more
+        self._unstored += more
+        self._update()
+
+    async def stored(self, rows: int) -> None:
+        """So many rows are stored."""
+        self._unstored -= rows
+        self._update()
+
+    async def write_off(self) -> None:
+        """What was answered and did not come is lost; it will be asked again."""
+        self._unstored = 0
+        self._update()
 
     async def outstanding(self) -> tuple[int, int]:
         """Blocks under way, and the rows that have left the generate stage so far."""
@@ -78,10 +111,19 @@ class RunSignal:
 
     async def stopped(self) -> bool:
         """Whether the run was stopped."""
-        return self._state == "stopped"
+        return self._asked == "stopped"
+
+    async def waits(self, actor: str, what: str) -> None:
+        """An actor says what its requests wait for, as long as they do; "" when they go on."""
+        self._waiting_for[actor] = (time.monotonic(), what)
+
+    async def waiting_for(self) -> str:
+        """What actors whose requests stand still wait for; "" when all go on."""
+        now = time.monotonic()
+        return next((what for at, what in self._waiting_for.values() if what and now - at < FORGOTTEN_SECONDS), "")
 
     async def ask(self, kind: str, question: Any) -> Any:
-        """What an actor asks of the driver; gives the driver's answer."""
+        """What an actor asks of the driver; gives the driver's answer. Raises DeskClosedError."""
         return await self._desk.ask(kind, question)
 
     async def asked(self) -> dict[int, tuple[str, Any]]:
@@ -91,6 +133,10 @@ class RunSignal:
     async def answer(self, answers: Mapping[int, Any]) -> None:
         """The driver's answers, by the numbers of the questions."""
         self._desk.answer(answers)
+
+    async def close_desk(self) -> None:
+        """The driver answers no more."""
+        self._desk.close()
 
 
 class Follower:

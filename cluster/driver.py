@@ -41,7 +41,7 @@ from evalservice.catalog.snapshots import open_snapshot
 from evalservice.database import tenant_transaction
 from evalservice.errors import DatabaseUnavailable, EvalserviceError, LeaseLost, RunFailed
 from evalservice.runs.completion_cache import Answered, remember, stored_completions
-from evalservice.runs.leases import give_back
+from evalservice.runs.leases import give_back, note_waiting
 from evalservice.runs.lifecycle import ENDED, HEARTBEAT_SECONDS, LEASE_SECONDS, Lease, cancel_requested, renew
 from evalservice.runs.results import settled_mask, store_results
 from evalservice.tables import EvaluationRun
@@ -136,8 +136,9 @@ def _drive(job: Drive, stop: Stop, signal: Any, meter: RunMeter) -> EvaluationRu
     if job.plan.cache != "off":
         desk["completions"] = functools.partial(_stored, job)
     try:
-        with _watched(job, stop, signal), attended(signal, desk, lambda: stop.request("lease_lost")):
+        with _watched(job, stop, signal), attended(signal, desk, DATABASE_PATIENCE_SECONDS) as attendant:
             progress = _store_all(job, stop, signal, meter)
+            attendant.check()
             return _close(job, stop, progress, budget.exhausted)
     except LeaseLost:
         meter.lease_lost()
@@ -259,6 +260,7 @@ def _watched(job: Drive, stop: Stop, signal: Any) -> Iterator[None]:
 def _watch(job: Drive, stop: Stop, signal: Any, done: threading.Event) -> None:
     renewed = asked = time.monotonic()
     told = False
+    waits_for = ""
     while not done.is_set():
         if stop.requested() and not told:
             _tell(signal, "stopped")
@@ -271,9 +273,13 @@ def _watch(job: Drive, stop: Stop, signal: Any, done: threading.Event) -> None:
                 renewed = now
             if not told and now - asked >= POLL_SECONDS:
                 asked = now
+                found = _waiting_for(signal, waits_for)
                 with tenant_transaction(job.engine, job.organization_id) as session:
                     if cancel_requested(session, job.lease):
                         stop.request("cancelled")
+                    if found != waits_for:
+                        note_waiting(session, job.lease, found)
+                waits_for = found
         except LeaseLost:
             if not done.is_set():  # else the run was closed a moment ago
                 stop.request("lease_lost")
@@ -285,6 +291,14 @@ def _watch(job: Drive, stop: Stop, signal: Any, done: threading.Event) -> None:
             done.wait(POLL_SECONDS)
         else:
             stop.wait(POLL_SECONDS / 4)
+
+
+def _waiting_for(signal: Any, before: str) -> str:
+    try:
+        found: str = ray.get(signal.waiting_for.remote(), timeout=POLL_SECONDS / 2)
+    except Exception:  # a cancel must be heard all the same
+        return before
+    return found
 
 
 def _tell(signal: Any, state: str) -> None:
@@ -329,11 +343,11 @@ def _verdict(run: EvaluationRun, stop: Stop, progress: Progress, exhausted: str)
         return "failed", f"stopped: every request failed: {kinds}"
     if missing > 0 and stop.reason == "stopped":
         return "failed", STOPPED_IN_DASHBOARD
-    if missing > 0 and stop.reason == "budget":
+    if stop.reason == "budget" and (missing > 0 or run.status in ENDED):
         spent = f"${run.reserved_cost.normalize():f} spent"
-        return "cancelled", (
-            f"stopped at {exhausted} ({spent}) with {missing} test cases not asked; "
-            "`evalservice runs resume ID --max-cost USD` goes on"
+        left = f"{missing} test cases not asked" if missing > 0 else "test cases that failed not asked again"
+        return "cancelled" if missing > 0 else "completed", (
+            f"stopped at {exhausted} ({spent}) with {left}; `evalservice runs resume ID --max-cost USD` goes on"
         )
     if missing > 0:
         return "cancelled", f"cancelled with {missing} test cases not asked"

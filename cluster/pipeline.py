@@ -11,6 +11,7 @@ import logging
 import math
 import queue
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -40,6 +41,11 @@ POLL_SECONDS = 0.5
 ACTOR_CPUS = 0.05
 """What an actor reserves: little, because it waits most of the time, and because actors of several runs must all find
 their place on a small machine. They are spread over nodes instead."""
+UNSTORED_SHARE = 0.5
+"""Of the rows of all blocks in flight so many may be answered and not stored; what scorers or Postgres have not taken
+up then is not asked for."""
+WRITTEN_OFF_SECONDS = 60.0
+"""When nothing came for so long, what was answered is lost: with the scoring actors that it killed."""
 REQUESTS_PER_ACTOR = 1024
 ACTORS_PER_CPU = 4
 
@@ -90,17 +96,24 @@ def _execute(
     """
     demand = demand_of(plan)
     places = Places(demand, ACTOR_CPUS) if demand and spread == "nodes" else None
-    graph = _graph(plan, blocks, signal, places, alone=alone)
+    generate, tasks = _generation_pool(plan, alone=alone)
+    graph = _graph(plan, blocks, signal, places, generate, tasks, retries=0 if alone else RETRIES)
+    ray.get(signal.start_pass.remote(int(UNSTORED_SHARE * tasks * plan.block_rows)))
     tables: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=4)
     left = threading.Event()
     threading.Thread(target=_walk, args=(graph, tables, left, places), name="pipeline", daemon=True).start()
     _, received = ray.get(signal.outstanding.remote())
+    idle_since = time.monotonic()
     try:
         while True:
             try:
                 table = tables.get(timeout=POLL_SECONDS)
+                idle_since = time.monotonic()
             except queue.Empty:
                 table = SCORED.empty_table()
+                if time.monotonic() - idle_since > WRITTEN_OFF_SECONDS:
+                    signal.write_off.remote()
+                    idle_since = time.monotonic()
             if isinstance(table, BaseException):
                 raise table
             if table is None:
@@ -109,6 +122,9 @@ def _execute(
                 return
             received += len(table)
             yield table
+            if len(table):
+                signal.stored.remote(len(table))
+                idle_since = time.monotonic()
     finally:
         left.set()
 
@@ -149,7 +165,16 @@ def _all_here(signal: Any, received: int) -> bool:
     return bool(under_way <= 0 and received >= generated)
 
 
-def _graph(plan: RunPlan, blocks: Sequence[Block], signal: Any, places: Places | None, *, alone: bool) -> Dataset:
+def _graph(
+    plan: RunPlan,
+    blocks: Sequence[Block],
+    signal: Any,
+    places: Places | None,
+    generate: ActorPoolStrategy,
+    tasks: int,
+    *,
+    retries: int,
+) -> Dataset:
     context = DataContext.get_current()
     context.max_errored_blocks = -1  # a block whose actor died is left out, the others go on
     context.enable_progress_bars = False
@@ -157,8 +182,6 @@ def _graph(plan: RunPlan, blocks: Sequence[Block], signal: Any, places: Places |
     context.print_on_execution_start = False
     context.memory_usage_poll_interval_s = None  # a thread a block, in actors that need the time for their work
     context.execution_options.preserve_order = False
-    retries = 0 if alone else RETRIES
-    generate, tasks = _generation_pool(plan, alone=alone)
     # For good, because several runs of one process may be here at once.
     warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated", DeprecationWarning)
     return (

@@ -64,10 +64,18 @@ class _Attempt:
 class HostedBackend:
     """The backend of every hosted provider; the provider itself is its `WireFormat`.
 
-    gate: what requests have to pass before they are sent; by default only the endpoint's concurrency.
+    gate: what requests have to pass before they are sent; by default only the endpoint's concurrency. go: nothing is
+    sent while it is not set; whoever sets `stop` sets it, too.
     """
 
-    def __init__(self, wire: WireFormat, endpoint: Endpoint, seed: int | None = None, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        wire: WireFormat,
+        endpoint: Endpoint,
+        seed: int | None = None,
+        gate: Gate | None = None,
+        go: asyncio.Event | None = None,
+    ) -> None:
         self._wire, self._endpoint = wire, endpoint
         self._url = wire.url(endpoint.base_url, endpoint.model_id)
         headers = {
@@ -82,6 +90,9 @@ class HostedBackend:
         self._gate = gate or Gate(Membership(self._url, endpoint.model_id, "", endpoint.concurrency))
         self._estimate = Estimate()
         self._learn_at = 0.0
+        self._go = go or asyncio.Event()
+        if go is None:
+            self._go.set()
 
     async def complete(self, requests: Sequence[ChatRequest], stop: asyncio.Event) -> list[Completion | None]:
         """See `Backend.complete`. After `stop`, requests under way have `stop_grace` seconds to be answered."""
@@ -103,6 +114,8 @@ class HostedBackend:
         backoff = self._endpoint.backoff
         before = Completion()
         for attempt in range(1, backoff.attempts + 1):
+            if not self._go.is_set():
+                await self._go.wait()
             if stop.is_set():
                 return None
             outcome = await self._admitted(request, body, stop)

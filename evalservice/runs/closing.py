@@ -33,7 +33,8 @@ def close_run(
     totals = _totals(session, lease)
     results = aggregate(session, run)
     reason = {} if lease.keeps_status else {"error_message": error_message, "error_traceback": error_traceback}
-    metadata = {**{k: v for k, v in run.metadata_.items() if k != "work_error"}, "latency_ms": totals["latency"]}
+    metadata = {k: v for k, v in run.metadata_.items() if k not in ("work_error", "waiting_for")}
+    metadata |= {"latency_ms": totals["latency"]}
     if totals["cached"]:
         metadata[CACHED] = totals["cached"]
     if lease.keeps_status and error_message:

@@ -120,6 +120,7 @@ def _take(session: Session, run_id: uuid.UUID, owner: str, claimable: ColumnElem
             attempt=EvaluationRun.attempt + 1,
             claim_after=None,
             cancel_requested_at=None,
+            metadata_=EvaluationRun.metadata_.op("-")("waiting_for"),
             **changes,
         )
         .returning(EvaluationRun.attempt)

@@ -83,6 +83,14 @@ def set_budget(run: EvaluationRun, max_cost: Decimal) -> None:
     run.evaluation_config = {**run.evaluation_config, MAX_COST: str(max_cost)}
 
 
+def reserved_cost(session: Session, lease: Lease) -> Decimal:
+    """What counts against the run's budget, its row locked. Raises LeaseLost."""
+    amount = session.scalar(select(EvaluationRun.reserved_cost).where(lease.holds()).with_for_update())
+    if amount is None:
+        raise lost(lease)
+    return amount
+
+
 def reserve(session: Session, lease: Lease, wanted: Decimal, least: Decimal, parts: int) -> Reserved:
     """Reserve `wanted`, or when that is more than a part of what is left, less, but `least` if that is there.
 
@@ -95,7 +103,7 @@ def reserve(session: Session, lease: Lease, wanted: Decimal, least: Decimal, par
     ).one_or_none()
     if run is None:
         raise lost(lease)
-    today = session.execute(select(cast(func.timezone("UTC", func.now()), Date))).scalar_one()
+    today = _today(session)
     rooms: list[tuple[Decimal, str]] = []
     budget = budget_of(run.evaluation_config)
     if budget is not None:
@@ -117,6 +125,23 @@ def reserve(session: Session, lease: Lease, wanted: Decimal, least: Decimal, par
 def give_back(session: Session, lease: Lease, day: date | None, amount: Decimal) -> None:
     """What was reserved and not spent. day: as it was reserved. Raises LeaseLost."""
     _change(session, lease, day, -amount)
+
+
+def charge(session: Session, lease: Lease, amount: Decimal) -> None:
+    """What was spent beyond all that was reserved: it counts, whatever the limits say. Raises LeaseLost."""
+    organization_id = session.scalar(
+        select(Organization.id)
+        .join(EvaluationRun, EvaluationRun.organization_id == Organization.id)
+        .where(lease.holds(), Organization.daily_spend_limit.isnot(None))
+    )
+    today = None if organization_id is None else _today(session)
+    if today is not None:
+        _spent_on(session, organization_id, today)
+    _change(session, lease, today, amount)
+
+
+def _today(session: Session) -> date:
+    return session.execute(select(cast(func.timezone("UTC", func.now()), Date))).scalar_one()
 
 
 def _change(session: Session, lease: Lease, day: date | None, amount: Decimal) -> None:

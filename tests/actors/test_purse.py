@@ -25,6 +25,7 @@ class Ledger:
     left: int
     held: dict[str, int] = field(default_factory=dict)
     spent: int = 0
+    beyond: int = 0
     exhausted: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(self, ask: Ask) -> int:
@@ -32,17 +33,20 @@ class Ledger:
         self.left += ask.returned
         self.spent += ask.spent
         self.held[ask.holder] = self.held.get(ask.holder, 0) - ask.returned - ask.spent
-        assert self.held[ask.holder] >= 0, "more was spent or given back than was granted"
-        granted = min(ask.wanted, max(ask.least, self.left // (2 * len(self.held))))
+        beyond = max(0, -self.held[ask.holder])
+        self.beyond += beyond
+        self.left -= beyond
+        self.held[ask.holder] += beyond
+        granted = max(0, min(ask.wanted, max(ask.least, self.left // (2 * len(self.held)))))
         granted = granted if granted <= self.left else 0
         self.left -= granted
         self.held[ask.holder] += granted
         if ask.least and not granted and not any(self.held.values()):
             self.exhausted.set()
-        return granted
+        return granted + beyond
 
 
-async def spend(budget: int, actors: int, requests: int, width: int) -> tuple[Ledger, int]:
+async def spend(budget: int, actors: int, requests: int, width: int, cost: int = COST) -> tuple[Ledger, int]:
     """As many requests as the budget allows, of several actors; gives the ledger and how many were sent."""
     ledger, stop, sent = Ledger(budget), asyncio.Event(), 0
 
@@ -56,7 +60,7 @@ async def spend(budget: int, actors: int, requests: int, width: int) -> tuple[Le
             if await gate.enter(need, stop):
                 sent += 1
                 await asyncio.sleep(0)
-                gate.leave(need, Need(1, COST), refused=False, answered=True)
+                gate.leave(need, Need(1, cost), refused=False, answered=True)
 
         await asyncio.gather(*(request() for _ in range(requests)))
         await gate.rest()
@@ -86,7 +90,16 @@ def test_a_budget_is_used_as_far_as_the_worst_case_fits_and_no_further(
 ) -> None:
     ledger, sent = asyncio.run(spend(budget, actors, requests, width))
     assert ledger.spent == sent * COST <= budget
+    assert not ledger.beyond, "no more was spent or given back than was granted"
     assert ledger.left == budget - ledger.spent, "all that was not spent came back"
     assert not any(ledger.held.values())
     if sent < actors * requests:
         assert ledger.left < WORST
+
+
+@pytest.mark.parametrize("actors", [1, 3])
+def test_requests_that_cost_more_than_their_worst_case_end_a_run_and_do_not_let_it_wait(actors: int) -> None:
+    ledger, sent = asyncio.run(spend(20 * WORST, actors, 30, 4, cost=5 * WORST))
+    assert ledger.spent == sent * 5 * WORST == 20 * WORST - ledger.left
+    assert 0 < sent <= 4 + 4 * actors, "no more than was in flight when it came out"
+    assert not any(ledger.held.values())
