@@ -8,7 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.perf import comparing, hosted, nearest, paging, rollups, selecting, service, summaries, writing
+from tests.perf import (
+    comparing,
+    hosted,
+    limits,
+    nearest,
+    nodes,
+    paging,
+    rollups,
+    selecting,
+    service,
+    summaries,
+    writing,
+)
 
 writing.main()
 rollups.main()
@@ -18,6 +30,9 @@ comparing.main([])
 nearest.main([])
 selecting.main()
 hosted.main()
+limits.main([])
+limits.main(["announced"])
+nodes.main()
 service.main([])
 if importlib.util.find_spec("vllm") is None:
     print("\nself-hosted: vLLM is not installed")

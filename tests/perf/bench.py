@@ -49,6 +49,16 @@ def server(latency: float) -> Iterator[int]:
         process.wait()
 
 
+def python_with(name: str, packages: Sequence[str]) -> Path:
+    """The Python of an environment of its own, `.venv-NAME`, that has these packages; made where it is missing."""
+    environment = ROOT / f".venv-{name}"
+    python = environment / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+    return python
+
+
 class Bench:
     """A fresh home with embedded Postgres, held for as long as the benchmark lasts."""
 
@@ -60,12 +70,12 @@ class Bench:
         self.postgres = EmbeddedPostgres(home)
         self.url = self.postgres.acquire()
 
-    def cli(self, *arguments: str) -> Any:
+    def cli(self, *arguments: str, **environment: str) -> Any:
         """Run `evalservice … --json`; gives the document."""
         done = subprocess.run(
             [sys.executable, "-m", "cluster.cli", *arguments, "--json"],
             cwd=ROOT,
-            env=self.environment,
+            env={**self.environment, **environment},
             stdout=subprocess.PIPE,
             check=True,
         )
@@ -91,11 +101,11 @@ class Bench:
             "benchmarks", "add", "--name", name, "--dataset", name, "--category", "qa", "--scorer", "numeric_match"
         )
 
-    def model(self, port: int) -> str:
+    def model(self, port: int, *options: str) -> str:
         """A model at the lean provider's port."""
         name = f"m{port}"
         url = f"http://127.0.0.1:{port}/v1"
-        self.cli("models", "add", name, "--platform", "openai", "--model-id", name, "--base-url", url)
+        self.cli("models", "add", name, "--platform", "openai", "--model-id", name, "--base-url", url, *options)
         return name
 
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:

@@ -12,25 +12,52 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 
-from tests.perf.bench import ROOT, Bench, bench, server, table
+from tests.perf.bench import ROOT, Bench, bench, python_with, server, table
+from tests.perf.inspect_ai import VERSIONS as INSPECT
 
 CASES = 40_000
 IN_FLIGHT = 1024
 LATENCY = 0.2
+INSPECTED = 2_000
+LIMITED = ["--input-price", "1", "--output-price", "2", "--config", '{"max_tokens":64,"requests_per_minute":1e7}']
+"""A model with a budget to keep and a limit that is never reached: what they cost is in the figures."""
 
 
-def bare_rate(port: int, count: int) -> float:
-    """Requests per second of a bare aiohttp client, in a process of its own as the run's actors are."""
+def bare_rate(port: int, count: int) -> tuple[float, float]:
+    """Requests per second of a bare aiohttp client, in a process of its own as the run's actors are, and the
+    processor's seconds that it took for each."""
     arguments = [sys.executable, "-m", "tests.perf.hosted", "bare", str(port), str(count)]
-    return float(subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+    rate, cpu = json.loads(subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+    return rate, cpu / count
 
 
-async def _bare(port: int, count: int) -> float:
+def inspect_rate(port: int) -> float:
+    """Inspect AI's samples per second, its start and its log included."""
+    script = str(Path(__file__).with_name("inspect_ai.py"))
+    command = [str(python_with("inspect", INSPECT)), script, f"http://127.0.0.1:{port}/v1", str(INSPECTED)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd="/")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return float(found["samples"] / found["seconds"])
+
+
+@contextlib.contextmanager
+def machine_cpu(*others: psutil.Process) -> Iterator[Callable[[], float]]:
+    """The processor's seconds of all that ran in the block but these others; the machine has nothing else to do."""
+
+    def busy() -> float:
+        times = psutil.cpu_times()
+        return float(times.user + times.system - sum(sum(other.cpu_times()[:2]) for other in others))
+
+    before = busy()
+    yield lambda: busy() - before
+
+
+async def _bare(port: int, count: int) -> list[float]:
     import aiohttp
 
     numbers = iter(range(count))
@@ -44,7 +71,7 @@ async def _bare(port: int, count: int) -> float:
 
         started = time.perf_counter()
         await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
-        return count / (time.perf_counter() - started)
+        return [count / (time.perf_counter() - started), time.process_time()]
 
 
 def steady_rate(opened: Bench, run_id: str) -> float:
@@ -57,9 +84,11 @@ def steady_rate(opened: Bench, run_id: str) -> float:
     return 0.8 * len(moments) / (high - low)
 
 
-def run(opened: Bench, model: str, benchmark: str, **environment: str) -> tuple[dict[str, object], float, float]:
+def run(
+    opened: Bench, model: str, benchmark: str, *options: str, **environment: str
+) -> tuple[dict[str, object], float, float]:
     """Run to the end: (the run's document, seconds to the first stored row, the driver's peak memory in MiB)."""
-    arguments = ["run", "--model", model, "--benchmark", benchmark, "--max-concurrency", str(IN_FLIGHT)]
+    arguments = ["run", "--model", model, "--benchmark", benchmark, "--max-concurrency", str(IN_FLIGHT), *options]
     before = opened.query("SELECT count(*) FROM evaluation_results")[0][0]
     started = time.perf_counter()
     process = opened.start(*arguments, **environment)
@@ -80,16 +109,31 @@ def run(opened: Bench, model: str, benchmark: str, **environment: str) -> tuple[
 def main() -> None:
     with bench() as opened:
         with server(LATENCY) as port:
-            bare = bare_rate(port, CASES // 2)
+            [served] = [p for p in psutil.Process().children() if "server.py" in " ".join(p.cmdline())]
             opened.sums("sums", CASES)
-            document, first, _ = run(opened, opened.model(port), "sums")
+            model = opened.model(port, *LIMITED)
+            bare, bare_cpu = bare_rate(port, CASES // 2)
+            with machine_cpu(served) as used:
+                document, first, _ = run(opened, model, "sums", "--max-cost", "1000")
+                cpu = used() / CASES
             steady = steady_rate(opened, str(document["id"]))
+            again, _ = bare_rate(port, CASES // 2)
+            bare = (bare + again) / 2
+            inspected = inspect_rate(port)
         table(
-            f"Hosted, {CASES} test cases, {LATENCY * 1000:.0f} ms, {IN_FLIGHT} in flight, scored and written",
-            ["what", "per second", "ratio"],
+            f"Hosted, {CASES} test cases, {LATENCY * 1000:.0f} ms, {IN_FLIGHT} in flight: scoring, writing, limiter, budget",
+            ["what", "per second", "of the bare client's", "CPU ms", "of the bare client's", "of Inspect AI's"],
             [
-                ["bare aiohttp client", f"{bare:.0f}", "1"],
-                ["evalservice run, steady", f"{steady:.0f}", f"{steady / bare:.2f}"],
+                ["bare aiohttp client", f"{bare:.0f}", "1", f"{bare_cpu * 1000:.2f}", "1", f"{bare / inspected:.0f}"],
+                [f"Inspect AI ({INSPECT[0]})", f"{inspected:.0f}", f"{inspected / bare:.3f}", "", "", "1"],
+                [
+                    "evalservice run, steady",
+                    f"{steady:.0f}",
+                    f"{steady / bare:.2f} (goal 0.7)",
+                    f"{cpu * 1000:.2f}",
+                    f"{cpu / bare_cpu:.1f} (goal 5)",
+                    f"{steady / inspected:.0f} (goal 15)",
+                ],
             ],
         )
         rows = [["the command, local Ray", f"{first:.1f}", "15"]]
@@ -132,6 +176,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["bare"]:
         import uvloop
 
-        print(uvloop.run(_bare(int(sys.argv[2]), int(sys.argv[3]))))
+        print(json.dumps(uvloop.run(_bare(int(sys.argv[2]), int(sys.argv[3])))))
     else:
         main()

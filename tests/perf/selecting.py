@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -25,10 +24,9 @@ from evalservice.selection.explaining import explanation
 from evalservice.selection.policy_parameters import parameters_of
 from evalservice.selection.request import SelectionRequest
 from evalservice.selection.snapshot import ModelCard, Snapshot
-from tests.perf.bench import table
+from tests.perf.bench import python_with, table
 from tests.perf.peers import VERSIONS
 
-ENVIRONMENT = Path(__file__).parents[2] / ".venv-peers"
 ROUNDS = 5
 WEIGHTED = PolicyVersion("weighted", "weighted", parameters_of("weighted", {}).model_dump())
 WHO = Who(uuid.uuid4(), uuid.uuid4())
@@ -103,10 +101,7 @@ def _nth(work: Any, snapshot: Snapshot, requests: list[SelectionRequest], number
 
 def peers(count: int) -> dict[str, list[float]]:
     """What the others take, in an environment of their own."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *VERSIONS], check=True)
+    python = python_with("peers", VERSIONS)
     script = Path(__file__).with_name("peers.py")
     done = subprocess.run([str(python), str(script), str(count)], check=True, capture_output=True, text=True)
     found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
