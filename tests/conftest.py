@@ -49,7 +49,7 @@ def clean_environment(**changes: str) -> dict[str, str]:
     return {**kept, **changes}
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60.0, *, what: str = "the condition") -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 120.0, *, what: str = "the condition") -> Any:
     """Poll until a condition holds and give its value; fails after `seconds`. A condition that takes long is asked less
     often, and leaves the processors to what it waits for."""
     deadline = time.monotonic() + seconds

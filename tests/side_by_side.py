@@ -37,5 +37,15 @@ def scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.partition("::")[0]
             return "Ray's ports" if file in RAYS_PORTS else file
 
+        def remove_node(self, node: Any) -> Any:
+            """A worker has died: the test that killed it has failed, and is not tried on the others, too."""
+            for tests in self.assigned_work[node].values():
+                for nodeid, ended in tests.items():
+                    if not ended:
+                        tests[nodeid] = True
+                        super().remove_node(node)
+                        return nodeid
+            return super().remove_node(node)
+
     config.option.loadscopereorder = False
     return Files(config, log)
