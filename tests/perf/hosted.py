@@ -121,7 +121,7 @@ def main() -> None:
             bare = (bare + again) / 2
             inspected = inspect_rate(port)
         table(
-            f"Hosted, {CASES} test cases, {LATENCY * 1000:.0f} ms, {IN_FLIGHT} at once, scored, written, within a budget",
+            f"Hosted, {CASES} test cases, {LATENCY * 1000:.0f} ms, {IN_FLIGHT} at once, limiter and budget on",
             ["what", "per second", "of the bare client's", "CPU ms", "of the bare client's", "of Inspect AI's"],
             [
                 ["bare aiohttp client", f"{bare:.0f}", "1", f"{bare_cpu * 1000:.2f}", "1", f"{bare / inspected:.0f}"],
