@@ -80,7 +80,8 @@ class Purse:
         if self._asking is not None and not self._asking.done():
             await asyncio.wait([self._asking])
         if not self._reserved and (self.balance > 0 or self._spent):
-            self.balance += await self._tell(returned=self._all())
+            beyond = await self._tell(returned=self._all())
+            self.balance += beyond
 
     def _ask_soon(self) -> None:
         loop = asyncio.get_running_loop()
@@ -113,7 +114,8 @@ class Purse:
         """Tell the driver now and then that this actor lives, for as long as it holds money."""
         while self.balance > 0 or self._reserved:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            self.balance += await self._tell()
+            beyond = await self._tell()  # not in one line: the balance may change meanwhile
+            self.balance += beyond
 
     async def _tell(self, wanted: int = 0, least: int = 0, returned: int = 0) -> int:
         spent, self._spent = self._spent, 0

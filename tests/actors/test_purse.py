@@ -47,7 +47,8 @@ class Ledger:
 
 
 async def spend(budget: int, actors: int, requests: int, width: int, cost: int = COST) -> tuple[Ledger, int]:
-    """As many requests as the budget allows, of several actors; gives the ledger and how many were sent."""
+    """As many requests as the budget allows, of several actors, each with blocks of four that overlap; gives the ledger
+    and how many were sent."""
     ledger, stop, sent = Ledger(budget), asyncio.Event(), 0
 
     async def actor() -> None:
@@ -62,8 +63,13 @@ async def spend(budget: int, actors: int, requests: int, width: int, cost: int =
                 await asyncio.sleep(0)
                 gate.leave(need, Need(1, cost), refused=False, answered=True)
 
-        await asyncio.gather(*(request() for _ in range(requests)))
-        await gate.rest()
+        async def block(start: int) -> None:
+            for _ in range(start):
+                await asyncio.sleep(0)
+            await asyncio.gather(*(request() for _ in range(min(4, requests - start))))
+            await gate.rest()
+
+        await asyncio.gather(*(block(start) for start in range(0, requests, 4)))
 
     async def stopped() -> None:
         await ledger.exhausted.wait()
@@ -80,6 +86,7 @@ async def spend(budget: int, actors: int, requests: int, width: int, cost: int =
 def _quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(purse_module, "DENIED_SECONDS", 0.001)
+        patch.setattr(purse_module, "HEARTBEAT_SECONDS", 0.0)
         yield
 
 
