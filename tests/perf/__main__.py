@@ -38,7 +38,7 @@ if importlib.util.find_spec("vllm") is None:
     print("\nself-hosted: vLLM is not installed")
 else:
     script = Path(__file__).with_name("self_hosted.py")
-    few_shot = ["--random-llama", "10m", "--few-shot", "5", "--prompts", "32", "--rounds", "3"]
+    few_shot = ["--random-llama", "10m", "--few-shot", "5", "--prompts", "8", "--rounds", "2"]
     for options in ([], few_shot, ["--server", "--prompts", "500"]):
         command = [sys.executable, str(script), *options]
         subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)

@@ -179,7 +179,8 @@ def through_server(given: argparse.Namespace, questions: Sequence[str]) -> None:
         *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", "served"),
     ]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    nothing = subprocess.DEVNULL
+    server = subprocess.Popen(command, env=environment, stdin=nothing, stdout=nothing, stderr=nothing)
     try:
         began = time.perf_counter()
         while not answers_at(port):
