@@ -24,7 +24,12 @@ MAX_COST = "max_cost"
 """The budget in a run's `evaluation_config`: US dollars as a text, so that it stays exact."""
 STORED = Decimal("1e-10")
 BOUNDED_BY = ("max_tokens", "max_completion_tokens")
-UNBOUNDED_KEYS = frozenset({*BOUNDED_BY, "generationConfig", "n", "best_of", "thinking", "budget_tokens"})
+UNBOUNDED_KEYS = frozenset(
+    {
+        *(*BOUNDED_BY, "generationConfig", "n", "best_of", "thinking", "budget_tokens"),
+        *("service_tier", "prediction", "modalities", "audio", "web_search_options"),
+    }
+)
 """What in `extra_body` could make an answer longer, or dearer, than `max_tokens` says."""
 
 
@@ -37,10 +42,16 @@ class Reserved:
     refusal: str = ""
 
 
-def has_budget(session: Session, run: EvaluationRun) -> bool:
-    """Whether what the run spends is limited: by its own budget, or by its organization's daily limit."""
+def has_budget(session: Session, run: EvaluationRun, model: Model, config: ModelConfig) -> bool:
+    """Whether what the run spends is limited: by its own budget, or by its organization's daily limit.
+
+    Raises InvalidInput when that could not be held: a limit, or a model's price, may be another than when the run was
+    created.
+    """
     limit = session.scalar(select(Organization.daily_spend_limit).where(Organization.id == run.organization_id))
-    return budget_of(run.evaluation_config) is not None or limit is not None
+    budget = budget_of(run.evaluation_config)
+    check_budget(model, config, budget, limit)
+    return model.platform not in ENGINES and (budget is not None or limit is not None)
 
 
 def budget_of(evaluation_config: dict[str, Any]) -> Decimal | None:
