@@ -23,6 +23,8 @@ from evalservice.tables import DailySpend, EvaluationResult, EvaluationRun, Mode
 MAX_COST = "max_cost"
 """The budget in a run's `evaluation_config`: US dollars as a text, so that it stays exact."""
 STORED = Decimal("1e-10")
+ITS_BUDGET = "its budget"
+"""How the refusal of a run's own budget begins."""
 BOUNDED_BY = ("max_tokens", "max_completion_tokens")
 UNBOUNDED_KEYS = frozenset(
     {
@@ -118,7 +120,7 @@ def reserve(session: Session, lease: Lease, wanted: Decimal, least: Decimal, par
     rooms: list[tuple[Decimal, str]] = []
     budget = budget_of(run.evaluation_config)
     if budget is not None:
-        rooms.append((budget - run.reserved_cost, f"its budget of ${budget.normalize():f}"))
+        rooms.append((budget - run.reserved_cost, f"{ITS_BUDGET} of ${budget.normalize():f}"))
     limit = session.scalar(select(Organization.daily_spend_limit).where(Organization.id == run.organization_id))
     if limit is not None:
         spent = _spent_on(session, run.organization_id, today)

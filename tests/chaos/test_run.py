@@ -1,6 +1,6 @@
 """Runs at full rate while what they need is killed, cut off and filled up at random: the same rows, paid for once.
 
-make chaos            # EVALSERVICE_CHAOS=1, and EVALSERVICE_CHAOS_SEED to repeat the order and the moments
+make chaos            # twenty minutes; EVALSERVICE_CHAOS=1, and EVALSERVICE_CHAOS_SEED to repeat order and moments
 
 Three runs, with and without a budget, a limit a minute and stored completions, on a cluster of two nodes. The driver is
 the command; when it dies, or the run ends early, `runs resume` goes on.
@@ -41,7 +41,7 @@ from tests.provider import RunningProvider
 from tests.proxy import Proxy, proxy_to
 from tests.ray_head import RayHead, ray_head
 
-pytestmark = pytest.mark.skipif(not os.environ.get("EVALSERVICE_CHAOS"), reason="takes ten minutes: make chaos")
+pytestmark = pytest.mark.skipif(not os.environ.get("EVALSERVICE_CHAOS"), reason="takes twenty minutes: make chaos")
 RUNS, CASES, WIDTH, CACHED = 3, 2_000, 16, 300
 RATE = 3_000
 """Requests a minute of the run that is limited."""
