@@ -24,7 +24,7 @@ lint: $(VENV)/.test
 perf: $(VENV)/.test $(VENV)/.engine
 	$(VENV)/bin/python -m tests.perf
 
-# Twenty runs while every part of the service is killed in turn; ten minutes.
+# Runs while every part of the service, and all that a run needs, is killed, cut off or filled up; half an hour.
 chaos: $(VENV)/.test
 	EVALSERVICE_CHAOS=1 $(VENV)/bin/python -m pytest -q -s tests/chaos
 

@@ -111,16 +111,31 @@ class Generate:
         wanted = [key for key in keys if key is not None]
         if not wanted or self._signal is None:
             return await self._answers(requests, stop)
-        try:
-            stored: Mapping[bytes, StoredCompletion] = await self._signal.ask.remote("completions", wanted)
-        except Exception as error:  # the driver answers no more, and stops the run; until then nothing may be asked
-            log.warning("completions_not_found", extra={"run_id": self._plan.run_id, "error": type(error).__name__})
-            await stop.wait()
+        stored = await self._stored(wanted, stop)
+        if stored is None:
             return [None] * len(requests)
         found = [stored.get(key) if key is not None else None for key in keys]
         missing = [request for request, completion in zip(requests, found, strict=True) if completion is None]
         asked = iter(await self._answers(missing, stop) if missing else ())
         return [next(asked) if completion is None else completion.completion() for completion in found]
+
+    async def _stored(self, keys: Sequence[bytes], stop: asyncio.Event) -> Mapping[bytes, StoredCompletion] | None:
+        """What the driver finds under these keys; None when the run was stopped before it was found."""
+        assert self._signal is not None
+        asking: asyncio.Future[Any] = asyncio.wrap_future(self._signal.ask.remote("completions", keys).future())
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait({asking, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if asking.done():
+                found: Mapping[bytes, StoredCompletion] = asking.result()
+                return found
+        except Exception as error:  # the driver answers no more, and stops the run; until then nothing may be asked
+            log.warning("completions_not_found", extra={"run_id": self._plan.run_id, "error": type(error).__name__})
+            await stop.wait()
+        finally:
+            stopped.cancel()
+            asking.cancel()
+        return None
 
     async def _answers(self, requests: Sequence[ChatRequest], stop: asyncio.Event) -> list[Completion | None]:
         try:

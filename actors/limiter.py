@@ -239,6 +239,10 @@ class Limiter:
             max(1.0, len(self._of) / REPORTS_A_SECOND),
         )
 
+    async def holders(self) -> list[str]:
+        """Who shares limits now."""
+        return [*self._of]
+
     def tick(self) -> None:
         """Give away what the buckets hold, and forget who is gone. Called every `TICK_SECONDS`."""
         now = self._clock()

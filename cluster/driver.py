@@ -44,6 +44,7 @@ from evalservice.runs.completion_cache import Answered, remember, stored_complet
 from evalservice.runs.leases import give_back, note_waiting
 from evalservice.runs.lifecycle import ENDED, HEARTBEAT_SECONDS, LEASE_SECONDS, Lease, cancel_requested, renew
 from evalservice.runs.results import settled_mask, store_results
+from evalservice.runs.spending import ITS_BUDGET
 from evalservice.tables import EvaluationRun
 
 POLL_SECONDS = 1.0
@@ -346,9 +347,11 @@ def _verdict(run: EvaluationRun, stop: Stop, progress: Progress, exhausted: str)
     if stop.reason == "budget" and (missing > 0 or run.status in ENDED):
         spent = f"${run.reserved_cost.normalize():f} spent"
         left = f"{missing} test cases not asked" if missing > 0 else "test cases that failed not asked again"
-        return "cancelled" if missing > 0 else "completed", (
-            f"stopped at {exhausted} ({spent}) with {left}; `evalservice runs resume ID --max-cost USD` goes on"
-        )
+        if exhausted.startswith(ITS_BUDGET):
+            more = "`evalservice runs resume ID --max-cost USD` goes on"
+        else:
+            more = "`evalservice runs resume ID` goes on tomorrow (UTC), or under another limit"
+        return "cancelled" if missing > 0 else "completed", f"stopped at {exhausted} ({spent}) with {left}; {more}"
     if missing > 0:
         return "cancelled", f"cancelled with {missing} test cases not asked"
     if run.completed_test_cases == 0:

@@ -32,7 +32,10 @@ CONNECT_SECONDS = 5.0
 
 
 def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan:
-    """What the run's workers need. Raises Conflict when the model's credential cannot be decrypted here."""
+    """What the run's workers need.
+
+    Raises Conflict when the model's credential cannot be decrypted here, InvalidInput when its budget cannot be held.
+    """
     model = session.get_one(Model, run.model_id)
     dataset = session.get_one(EvaluationDataset, run.dataset_id)
     criteria = EvaluationCriteria.model_validate(run.provenance["criteria"])
@@ -68,7 +71,7 @@ def plan_of(platform: Platform, session: Session, run: EvaluationRun) -> RunPlan
         model_limits=Limits(config.requests_per_minute, config.tokens_per_minute),
         model_version=model.version,
         cache=run.evaluation_config.get(COMPLETION_CACHE, "off"),
-        budgeted=model.platform not in ENGINES and has_budget(session, run),
+        budgeted=has_budget(session, run, model, config),
         trusted=platform.settings.trusted_options,
     )
 

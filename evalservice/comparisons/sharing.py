@@ -11,6 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from evalservice.runs.lifecycle import ENDED, request_cancel
 from evalservice.runs.service import NewRun, configuration_hash, provenance_of
+from evalservice.runs.spending import MAX_COST
 from evalservice.tables import (
     ABTest,
     ABTestRun,
@@ -30,6 +31,9 @@ def shareable(session: Session, new: NewRun) -> EvaluationRun | None:
     dataset = session.get_one(EvaluationDataset, new.benchmark.dataset_id)
     provenance = provenance_of(new, dataset)
     hashes = {configuration_hash(provenance, config) for config in ({}, new.evaluation_config())}
+    unbounded = ~EvaluationRun.evaluation_config.has_key(
+        MAX_COST
+    )  # one with a budget may end before its last test case
     awaited = (EvaluationRun.status == "pending") & _is_used(EvaluationRun.id)
     driven = (
         (EvaluationRun.status == "running")
@@ -45,7 +49,7 @@ def shareable(session: Session, new: NewRun) -> EvaluationRun | None:
             EvaluationRun.model_id == new.model.id,
             EvaluationRun.benchmark_id == new.benchmark.id,
             EvaluationRun.configuration_hash.in_(hashes),
-            or_(usable, driven, awaited),
+            or_(usable, unbounded & or_(driven, awaited)),
         )
         .order_by(EvaluationRun.status, EvaluationRun.failed_test_cases, EvaluationRun.created_at.desc())
         .limit(1)

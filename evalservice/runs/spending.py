@@ -23,8 +23,15 @@ from evalservice.tables import DailySpend, EvaluationResult, EvaluationRun, Mode
 MAX_COST = "max_cost"
 """The budget in a run's `evaluation_config`: US dollars as a text, so that it stays exact."""
 STORED = Decimal("1e-10")
+ITS_BUDGET = "its budget"
+"""How the refusal of a run's own budget begins."""
 BOUNDED_BY = ("max_tokens", "max_completion_tokens")
-UNBOUNDED_KEYS = frozenset({*BOUNDED_BY, "generationConfig", "generation_config", "n", "best_of"})
+UNBOUNDED_KEYS = frozenset(
+    {
+        *(*BOUNDED_BY, "generationConfig", "generation_config", "n", "best_of"),
+        *("service_tier", "prediction", "modalities", "audio", "web_search_options"),
+    }
+)
 """What in `extra_body` could make an answer longer, or dearer, than `max_tokens` says."""
 
 
@@ -37,10 +44,16 @@ class Reserved:
     refusal: str = ""
 
 
-def has_budget(session: Session, run: EvaluationRun) -> bool:
-    """Whether what the run spends is limited: by its own budget, or by its organization's daily limit."""
+def has_budget(session: Session, run: EvaluationRun, model: Model, config: ModelConfig) -> bool:
+    """Whether what the run spends is limited: by its own budget, or by its organization's daily limit.
+
+    Raises InvalidInput when that could not be held: a limit, or a model's price, may be another than when the run was
+    created.
+    """
     limit = session.scalar(select(Organization.daily_spend_limit).where(Organization.id == run.organization_id))
-    return budget_of(run.evaluation_config) is not None or limit is not None
+    budget = budget_of(run.evaluation_config)
+    check_budget(model, config, budget, limit)
+    return model.platform not in ENGINES and (budget is not None or limit is not None)
 
 
 def budget_of(evaluation_config: dict[str, Any]) -> Decimal | None:
@@ -107,7 +120,7 @@ def reserve(session: Session, lease: Lease, wanted: Decimal, least: Decimal, par
     rooms: list[tuple[Decimal, str]] = []
     budget = budget_of(run.evaluation_config)
     if budget is not None:
-        rooms.append((budget - run.reserved_cost, f"its budget of ${budget.normalize():f}"))
+        rooms.append((budget - run.reserved_cost, f"{ITS_BUDGET} of ${budget.normalize():f}"))
     limit = session.scalar(select(Organization.daily_spend_limit).where(Organization.id == run.organization_id))
     if limit is not None:
         spent = _spent_on(session, run.organization_id, today)

@@ -271,6 +271,23 @@ def test_a_run_that_somebody_made_for_its_own_sake_is_never_stopped(bench: Bench
     assert not bench.client.get(f"/v1/evaluation-runs/{own}").json()["cancel_requested"]
 
 
+def test_a_run_with_a_budget_is_not_shared_before_it_has_kept_it(bench: Bench) -> None:
+    models = bench.models(2)
+    asked = {"model": models[0], "benchmark": bench.benchmark}
+    own = created(bench.client, "/v1/evaluation-runs", asked)["id"]
+    with psycopg.connect(bench.served.database) as connection:
+        connection.execute(
+            "UPDATE evaluation_runs SET status = 'running', lease_owner = 'a driver', "
+            "lease_expires_at = now() + interval '1 hour', evaluation_config = '{\"max_cost\": \"1\"}' WHERE id = %s",
+            (own,),
+        )
+    first = bench.started(models)
+    assert own not in runs_of(first)
+    bench.post(first, "cancel")
+    bench.answers(own, {**first, "plan": {"test_cases": N}}, slice(0, N), 0.0, "completed")
+    assert runs_of(bench.started(models))[0] == own
+
+
 def test_two_tests_that_are_started_together_share_what_waits(bench: Bench) -> None:
     models = bench.models(2)
     first, second = bench.started(models), bench.started(models)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
+import psutil
 import pytest
+import ray
+from ray.exceptions import RayTaskError
 
-from evalservice.errors import InvalidInput
+from actors.desk import DeskClosedError
+from actors.signal import RunSignal
+from cluster.desk import attended
+from cluster.driver import Stop
+from cluster.launch import run_claimed
+from evalservice.errors import DatabaseUnavailable, InvalidInput, LeaseLost
+from tests.cluster.test_faults import title
 from tests.provider import RunningProvider
 
 COUNT = 60
@@ -97,6 +108,20 @@ def test_an_organization_spends_no_more_in_a_day_than_its_limit(bench: Any, prov
         bench.execute("UPDATE organizations SET daily_spend_limit = NULL")
 
 
+def test_a_daily_limit_that_came_later_and_cannot_be_held_fails_the_run_before_anything_is_sent(
+    bench: Any, provider: RunningProvider
+) -> None:
+    lease = bench.claimed(bench.model(provider.url), bench.benchmark(RECORDS[:2]))
+    bench.execute("UPDATE organizations SET daily_spend_limit = 5")
+    try:
+        with pytest.raises(InvalidInput, match=r"price.*daily spend limit"):
+            run_claimed(bench.platform, lease, Stop(), lambda _: None)
+    finally:
+        bench.execute("UPDATE organizations SET daily_spend_limit = NULL")
+    assert "daily spend limit" in bench.client.get(f"/v1/evaluation-runs/{lease.run_id}")["error_message"]
+    assert provider.stats()["requests"] == 0
+
+
 @pytest.mark.parametrize(
     ("model", "asked", "said"),
     [
@@ -125,3 +150,78 @@ def test_a_resumed_run_cannot_get_a_budget_that_it_has_spent_already(bench: Any,
     assert refused.code == 2
     assert "max_cost" in refused.err
     assert "the run has spent" in refused.err
+
+
+def test_a_run_that_was_taken_over_while_it_waits_for_money_ends(bench: Any, provider: RunningProvider) -> None:
+    lease = bench.claimed(bench.model(provider.url, **PRICED), bench.benchmark(RECORDS), max_cost="5")
+    bench.execute("UPDATE evaluation_runs SET attempt = attempt + 1 WHERE id = %s", lease.run_id)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(LeaseLost):
+        pool.submit(run_claimed, bench.platform, lease, Stop(), lambda _: None).result(timeout=60)
+    assert provider.stats()["requests"] == 0
+
+
+def test_who_waits_for_an_answer_hears_when_postgres_stays_away_for_too_long(local_ray: str) -> None:
+    def away(_: Any) -> Any:
+        raise DatabaseUnavailable("it is away")
+
+    run = ray.remote(RunSignal).options(num_cpus=0, max_concurrency=10).remote()
+    with attended(run, {"money": away}, patience=0.1) as attendant:
+        with pytest.raises(RayTaskError) as error:
+            ray.get(run.ask.remote("money", 1), timeout=30)
+        assert isinstance(error.value.cause, DeskClosedError)
+    with pytest.raises(DatabaseUnavailable):
+        attendant.check()
+    assert ray.get(run.stopped.remote())
+
+
+@pytest.mark.parametrize("reason", ["left", "cancelled"])
+def test_a_run_that_is_left_or_cancelled_gives_back_what_it_did_not_spend(
+    bench: Any, provider: RunningProvider, eventually: Any, reason: Literal["left", "cancelled"]
+) -> None:
+    provider.control(latency=0.2)
+    lease = bench.claimed(
+        bench.model(provider.url, **PRICED), bench.benchmark(RECORDS), max_cost="50", max_concurrency=4
+    )
+    stop = Stop()
+    with ThreadPoolExecutor(1) as pool:
+        driving = pool.submit(run_claimed, bench.platform, lease, stop, lambda _: None)
+        eventually(lambda: len(bench.rows(lease.run_id)) > 4)
+        stop.request(reason)
+        run = driving.result(timeout=60)
+    assert 4 < run.completed_test_cases < COUNT
+    [row] = bench.execute("SELECT reserved_cost FROM evaluation_runs WHERE id = %s", lease.run_id)
+    assert row["reserved_cost"] == bill(provider) == run.completed_test_cases * PRICE
+
+
+def test_what_a_killed_actor_held_counts_as_spent_and_the_run_completes(
+    bench: Any, provider: RunningProvider, eventually: Any
+) -> None:
+    provider.control(latency=0.3)
+    lease = bench.claimed(
+        bench.model(provider.url, **PRICED), bench.benchmark(RECORDS), max_cost="50", max_concurrency=8
+    )
+    with ThreadPoolExecutor(1) as pool:
+        driving = pool.submit(run_claimed, bench.platform, lease, Stop(), lambda _: None)
+        eventually(lambda: len(bench.rows(lease.run_id)) > 8)
+        [actor] = [p for p in psutil.Process().children(recursive=True) if "MapBatches(Generate)" in title(p)]
+        actor.send_signal(signal.SIGKILL)
+        run = driving.result(timeout=120)
+    assert (run.status, run.completed_test_cases) == ("completed", COUNT)
+    assert run.total_cost == COUNT * PRICE <= bill(provider) <= run.reserved_cost <= 50
+
+
+def test_a_completed_run_says_so_when_its_failures_are_not_asked_again_for_lack_of_money(
+    bench: Any, provider: RunningProvider
+) -> None:
+    model = bench.model(provider.url, **{**PRICED, "config": {"max_tokens": 20, "max_attempts": 1}})
+    records = [*RECORDS[:2], {"input": "<<json_503*1>> What is 1 + 1?", "expected_output": "2"}]
+    run = bench.run(model, bench.benchmark(records), max_cost="1")
+    assert (run.status, run.failed_test_cases) == ("completed", 1)
+    low = 'UPDATE evaluation_runs SET evaluation_config = evaluation_config || \'{"max_cost": "0.05"}\' WHERE id = %s'
+    bench.execute(low, run.id)
+    assert bench.resume(run.id).status == "completed"
+    read = bench.client.get(f"/v1/evaluation-runs/{run.id}")
+    assert "its budget of $0.05 " in read["work_error"]
+    bench.execute(low.replace("0.05", "1"), run.id)
+    assert bench.resume(run.id).failed_test_cases == 0
+    assert bench.client.get(f"/v1/evaluation-runs/{run.id}")["work_error"] == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from cluster.launch import run_claimed
 from evalservice.settings import Settings
 from tests.conftest import opened_bench
 from tests.provider import RunningProvider
+from tests.proxy import proxy_to
 
 COUNT = 120
 SAME = ("test_case_index", "input_data", "expected_output", "actual_output", "metrics", "score_details", "success")
@@ -85,7 +87,7 @@ def test_a_killed_generation_actor_is_replaced_and_the_run_completes(
     with ThreadPoolExecutor(1) as pool:
         driving = pool.submit(run_claimed, bench.platform, lease, Stop(), lambda _: None)
         eventually(lambda: len(bench.rows(lease.run_id)) > 10)
-        [actor] = [p for p in psutil.Process().children(recursive=True) if "MapBatches(Generate)" in _title(p)]
+        [actor] = [p for p in psutil.Process().children(recursive=True) if "MapBatches(Generate)" in title(p)]
         actor.send_signal(signal.SIGKILL)
         run = driving.result(timeout=120)
     rows = bench.rows(run.id)
@@ -93,11 +95,46 @@ def test_a_killed_generation_actor_is_replaced_and_the_run_completes(
     assert same(rows) == undisturbed
 
 
-def _title(process: psutil.Process) -> str:
+def title(process: psutil.Process) -> str:
+    """What a process calls itself; "" when it is gone."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
+
+
+def test_a_killed_scoring_actor_is_replaced_and_nothing_is_asked_again(
+    bench: Any, provider: RunningProvider, undisturbed: list[dict[str, Any]], eventually: Any
+) -> None:
+    provider.control(wrong=0.25, latency=0.3)
+    model = bench.model(provider.url)
+    lease = bench.claimed(model, bench.benchmark(RECORDS), max_concurrency=16)
+    with ThreadPoolExecutor(1) as pool:
+        driving = pool.submit(run_claimed, bench.platform, lease, Stop(), lambda _: None)
+        eventually(lambda: len(bench.rows(lease.run_id)) > 10)
+        [actor] = [p for p in psutil.Process().children(recursive=True) if "MapBatches(Score)" in title(p)]
+        actor.send_signal(signal.SIGKILL)
+        run = driving.result(timeout=120)
+    assert (run.status, run.failed_test_cases) == ("completed", 0)
+    assert same(bench.rows(run.id)) == undisturbed
+    assert set(provider.sent(model).values()) == {1}
+
+
+def test_a_provider_that_nobody_can_reach_for_a_while_costs_no_test_case(
+    bench: Any, provider: RunningProvider, undisturbed: list[dict[str, Any]], eventually: Any
+) -> None:
+    provider.control(wrong=0.25, latency=0.2)
+    with proxy_to(provider.url.removesuffix("/v1")) as proxy:
+        lease = bench.claimed(bench.model(f"{proxy.url}/v1"), bench.benchmark(RECORDS), max_concurrency=16)
+        with ThreadPoolExecutor(1) as pool:
+            driving = pool.submit(run_claimed, bench.platform, lease, Stop(), lambda _: None)
+            eventually(lambda: len(bench.rows(lease.run_id)) > 10)
+            proxy.close()
+            time.sleep(2)
+            proxy.open()
+            run = driving.result(timeout=120)
+    assert (run.status, run.failed_test_cases) == ("completed", 0)
+    assert same(bench.rows(run.id)) == undisturbed
 
 
 DEADLY = """
@@ -165,6 +202,43 @@ def test_postgres_may_stop_and_start_during_a_run(
     assert (run.status, run.failed_test_cases) == ("completed", 0)
     assert same(rows) == undisturbed
     assert sum(provider.sent("model-1").values()) <= COUNT + 2 * 16
+
+
+def test_while_a_stalled_postgres_stores_nothing_no_more_is_asked_than_may_be_lost(
+    evalservice_home: Path, provider: RunningProvider, eventually: Any, local_ray: str
+) -> None:
+    from cluster.runtime import open_platform
+
+    width, many = 8, 600
+    records = [{"input": f"What is {n} + {n}?", "expected_output": str(2 * n)} for n in range(many)]
+    provider.control(latency=0.05)
+    server = EmbeddedPostgres(evalservice_home)
+    url = server.acquire()
+    with (
+        open_platform(Settings(home=evalservice_home, database_url=None, ray_address=None)) as platform,
+        opened_bench(platform, url) as own,
+    ):
+        model = own.model(provider.url)
+        lease = own.claimed(model, own.benchmark(records), max_concurrency=width)
+        with ThreadPoolExecutor(1) as pool:
+            driving = pool.submit(run_claimed, platform, lease, Stop(), lambda _: None)
+            eventually(lambda: len(own.rows(lease.run_id)) > 10)
+            stored = len(own.rows(lease.run_id))
+            main = psutil.Process(int((evalservice_home / "postgres" / "postmaster.pid").read_text().splitlines()[0]))
+            stalled = [main, *main.children(recursive=True)]
+            for process in stalled:
+                process.suspend()
+            try:
+                time.sleep(4)  # long enough for all of them
+                sent = provider.stats()["requests"]
+            finally:
+                for process in stalled:
+                    process.resume()
+            run = driving.result(timeout=120)
+        assert set(provider.sent(model).values()) == {1}
+    server.release()
+    assert run.completed_test_cases == many
+    assert sent - stored <= width + 6 * width + 2 * width, "in flight, a block a task, and what was stored meanwhile"
 
 
 def stop_immediately(data: Path, eventually: Any) -> None:

@@ -111,3 +111,18 @@ def test_a_limiter_that_is_killed_comes_back_and_the_limit_holds(bench: Any, pro
     assert set(provider.sent(model).values()) == {1}
     seconds = (max(r["executed_at"] for r in rows) - min(r["executed_at"] for r in rows)).total_seconds()
     assert len(rows) <= 600 / 60 * seconds + 10
+
+
+def test_a_run_says_what_it_waits_for_and_can_be_cancelled_meanwhile(
+    bench: Any, provider: RunningProvider, eventually: Any
+) -> None:
+    model = bench.model(provider.url, config={"requests_per_minute": 1})
+    lease = bench.claimed(model, bench.benchmark(RECORDS[:3]))
+    path = f"/v1/evaluation-runs/{lease.run_id}"
+    with ThreadPoolExecutor(1) as pool:
+        driving = pool.submit(run_claimed, bench.platform, lease, Stop(), lambda _: None)
+        eventually(lambda: "requests_per_minute" in bench.client.get(path)["waiting_for"])
+        bench.client.post(f"{path}/cancel")
+        run = driving.result(timeout=60)
+    assert (run.status, run.completed_test_cases) == ("cancelled", 1)
+    assert bench.client.get(path)["waiting_for"] == ""
