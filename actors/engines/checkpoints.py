@@ -38,19 +38,19 @@ def check_model_path(model: str) -> dict[str, Any] | None:
     wanted = "give a Hugging Face checkpoint's folder or hub name"
     if folder is None:
         if not HUB_NAME.fullmatch(model):
-            raise EngineUnavailable(f"model {shown(model)} is neither a folder nor a hub name: {wanted}")
+            raise EngineUnavailable(f"model {shown(model, 500)} is neither a folder nor a hub name: {wanted}")
         return None
     if not (folder / "config.json").is_file():
         problem = "has no config.json" if folder.is_dir() else "is not a folder"
         if (folder / "adapter_config.json").is_file():
             problem, wanted = "is a LoRA adapter", "give the model that it belongs to, and this folder as engine.lora"
-        raise EngineUnavailable(f"model {shown(model)} {problem}: {wanted}")
+        raise EngineUnavailable(f"model {shown(model, 500)} {problem}: {wanted}")
     try:
         config = _json(folder / "config.json")
     except ValueError as error:
-        raise EngineUnavailable(f"model {shown(model)}: config.json is no JSON object: {error}") from None
+        raise EngineUnavailable(f"model {shown(model, 500)}: config.json is no JSON object: {error}") from None
     if not any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):
-        raise EngineUnavailable(f"model {shown(model)} has no weights ({', '.join(WEIGHTS)}): {wanted}")
+        raise EngineUnavailable(f"model {shown(model, 500)} has no weights ({', '.join(WEIGHTS)}): {wanted}")
     return config
 
 
@@ -122,7 +122,7 @@ def _check_shapes(lora: str, adapter: Mapping[str, Shape], model: str) -> None:
         below = re.search(r"\d+\..+", module)  # from the layer's number on: prefixes differ between libraries
         tail = f".{below.group()}." if below else f"{module}."
         if not any(tail in each for each in base):
-            accepted = f"an adapter of model {shown(model)}: that has no module {module}"
+            accepted = f"an adapter of model {shown(model, 500)}: that has no module {module}"
             raise InvalidInput("engine.lora", lora, accepted)
         whole = base.get(f"{module}.weight", ())
         if packed or len(whole) != 2 or len(shape) != 2:
@@ -130,7 +130,9 @@ def _check_shapes(lora: str, adapter: Mapping[str, Shape], model: str) -> None:
         own, wanted = (shape[1], whole[1]) if side == "lora_A" else (shape[0], whole[0])
         if own != wanted:
             what = "inputs" if side == "lora_A" else "outputs"
-            accepted = f"an adapter of model {shown(model)}: {module} has {wanted} {what} there, {own} in the adapter"
+            accepted = (
+                f"an adapter of model {shown(model, 500)}: {module} has {wanted} {what} there, {own} in the adapter"
+            )
             raise InvalidInput("engine.lora", lora, accepted)
 
 
