@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from tests.perf.bench import ROOT, Bench, bench, python_with, server, table
-from tests.perf.inspect_ai import VERSIONS as INSPECT
+from tests.perf.inspecting import VERSIONS as INSPECT
 
 CASES = 40_000
 IN_FLIGHT = 1024
@@ -38,7 +38,7 @@ def bare_rate(port: int, count: int) -> tuple[float, float]:
 
 def inspect_rate(port: int) -> float:
     """Inspect AI's samples per second, its start and its log included."""
-    script = str(Path(__file__).with_name("inspect_ai.py"))
+    script = str(Path(__file__).with_name("inspecting.py"))
     command = [str(python_with("inspect", INSPECT)), script, f"http://127.0.0.1:{port}/v1", str(INSPECTED)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd="/")
     found = json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,6 @@
 """Inspect AI's rate on the same server; run by the Python of an environment that has it, at a fixed version.
 
-python inspect_ai.py URL CASES   ->   {"samples": 2000, "seconds": 31.2}
+python inspecting.py URL CASES   ->   {"samples": 2000, "seconds": 31.2}
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 
-VERSIONS = ("inspect-ai==0.3.285", "openai>=2,<3")
+VERSIONS = ("inspect-ai==0.3.285", "openai>=3.4,<4")
 CONNECTIONS = 1000
 
 
