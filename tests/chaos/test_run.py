@@ -36,7 +36,7 @@ from evalservice.settings import Settings
 from tests.chaos.test_service import processes, worker_node
 from tests.cluster.test_budgets import PRICED, bill
 from tests.cluster.test_faults import DEADLY, same, stop_immediately
-from tests.conftest import Cli, clean_environment, kill_family, new_home, wait_until
+from tests.conftest import ROOT, Cli, clean_environment, kill_family, new_home, wait_until
 from tests.provider import RunningProvider
 from tests.proxy import Proxy, proxy_to
 from tests.ray_head import RayHead, ray_head
@@ -114,13 +114,13 @@ class Site:
 
     def stall_postgres(self) -> None:
         """It is there, and does nothing; nor must the run then, for longer than it may."""
-        stored, before = self.unsettled()
+        settled, model = self.newest()
         family = self._postgres()
         for process in family:
             process.suspend()
         try:
             time.sleep(LONG)
-            sent = sum(1 for prompt in self.provider.sent(before) if prompt not in stored)
+            sent = sum(1 for prompt in self.provider.sent(model) if prompt not in settled)
             assert sent <= UNSTORED + WIDTH, f"{sent} requests are sent and not stored"
         finally:
             for process in family:
@@ -135,10 +135,19 @@ class Site:
                 file.flush()
         time.sleep(LONG / 2)
         filler.unlink()
-        with contextlib.suppress(psycopg.OperationalError):
+        wait_until(self._back, what="Postgres on a disk with room")
+
+    def _back(self) -> bool:
+        """Whether Postgres answers; it is started again where it could not write its log, and ended."""
+        try:
             self.sql("SELECT 1")
-            return
-        self.postgres.acquire()  # it could not write its log, and ended
+        except psycopg.OperationalError:
+            with contextlib.suppress(FileNotFoundError):
+                if psutil.pid_exists(self._postmaster()):
+                    return False
+            self.postgres.acquire()
+            return False
+        return True
 
     def provider_down(self) -> None:
         """Nobody listens at its port."""
@@ -163,21 +172,38 @@ class Site:
         """From now on one test case kills whoever scores it."""
         self.poison.touch()
 
-    def unsettled(self) -> tuple[set[str], str]:
-        """The prompts that are stored of the run that is driven, and its model."""
-        rows = self.sql(
+    def newest(self) -> tuple[set[str], str]:
+        """The prompts of which there are rows of the run that is driven, and its model."""
+        [run] = self.sql(
             "SELECT m.name, r.id FROM evaluation_runs r JOIN evaluation_models m ON m.id = r.model_id "
             "ORDER BY r.created_at DESC LIMIT 1"
         )
-        return self.stored(rows[0]["id"]), str(rows[0]["name"])
+        return self.settled(run["id"]), str(run["name"])
+
+    def settled(self, run_id: Any) -> set[str]:
+        """The prompts of which there are rows."""
+        return self._prompts("evaluation_run_id = %s", run_id)
 
     def stored(self, run_id: Any) -> set[str]:
         """The prompts whose answers are stored."""
-        rows = self.sql("SELECT input_data FROM evaluation_results WHERE evaluation_run_id = %s AND success", run_id)
-        return {row["input_data"]["messages"][0]["content"] for row in rows}
+        return self._prompts("evaluation_run_id = %s AND success", run_id)
+
+    def _prompts(self, where: str, run_id: Any) -> set[str]:
+        rows = self.sql(f"SELECT test_case_index AS at FROM evaluation_results WHERE {where}", run_id)
+        return {SUMS[row["at"]]["input"] for row in rows}
+
+    def driver(self, *arguments: object) -> subprocess.Popen[Any]:
+        """A command that drives a run. What it says goes to a file: nobody would read a pipe."""
+        command = [sys.executable, "-m", "cluster.cli", *map(str, arguments), "--json"]
+        environment = {**self.head.environment, **self.cli.environment}
+        with (self.head.logs / "driver.log").open("ab") as log:
+            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def _postmaster(self) -> int:
+        return int((self.home / "postgres" / "postmaster.pid").read_text().splitlines()[0])
 
     def _postgres(self) -> list[psutil.Process]:
-        main = psutil.Process(int((self.home / "postgres" / "postmaster.pid").read_text().splitlines()[0]))
+        main = psutil.Process(self._postmaster())
         return [main, *main.children(recursive=True)]
 
 
@@ -259,7 +285,7 @@ class Watcher:
         """What the provider says first: until Postgres is asked there is rather more reserved and stored."""
         billed, sent = bill(self.site.provider), self.site.provider.sent(self.model)
         [run] = self.site.sql("SELECT reserved_cost FROM evaluation_runs WHERE id = %s", self.run_id)
-        unstored = len(sent.keys() - self.site.stored(self.run_id))
+        unstored = len(sent.keys() - self.site.settled(self.run_id))
         self.looks += 1
         if self.budget is not None and not billed <= run["reserved_cost"] <= self.budget:
             self.wrong.append(f"billed {billed}, reserved {run['reserved_cost']}, budget {self.budget}")
@@ -335,7 +361,7 @@ def _disturbed(
         site.cli.ok("run", *asked, "--limit", CACHED)
     site.provider.reset()
     site.provider.control(wrong=0.25, latency=0.4, jitter=0.5, requests_per_minute=kind.rate or 0)
-    process = site.cli.start("run", *asked, *(("--max-cost", kind.budget) if kind.budget else ()), "--json")
+    process = site.driver("run", *asked, *(("--max-cost", kind.budget) if kind.budget else ()))
     find = "SELECT r.* FROM evaluation_runs r JOIN evaluation_models m ON m.id = r.model_id WHERE m.name = %s "
     find += "AND evaluation_config ->> 'limit' IS NULL"
     [run] = wait_until(lambda: site.sql(find, model), 120, what="the run")
@@ -376,7 +402,7 @@ def _disturbed(
 def _resumed(site: Site, run_id: str, options: tuple[str, ...]) -> Any:
     """The driver that goes on, as soon as it has got so far as to store something, or has ended."""
     stored = len(site.stored(run_id))
-    process = site.cli.start("runs", "resume", run_id, *options, "--json")
+    process = site.driver("runs", "resume", run_id, *options)
 
     def goes_on() -> bool:
         with contextlib.suppress(psycopg.OperationalError):
