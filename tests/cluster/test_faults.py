@@ -216,7 +216,7 @@ def test_while_a_stalled_postgres_stores_nothing_no_more_is_asked_than_may_be_lo
     url = server.acquire()
     with (
         open_platform(Settings(home=evalservice_home, database_url=None, ray_address=None)) as platform,
-        opened_bench(platform, url) as own,
+        opened_bench(platform, url, local_ray) as own,
     ):
         model = own.model(provider.url)
         lease = own.claimed(model, own.benchmark(records), max_concurrency=width)
