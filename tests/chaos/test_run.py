@@ -228,7 +228,7 @@ def site(provider: RunningProvider, tmp_path: Path) -> Iterator[Site]:
     information, poison = tmp_path / "deadly-1.0.dist-info", tmp_path / "armed"
     information.mkdir()
     armed = f"os.path.exists({str(poison)!r}) and any({POISON!r} in item.text"
-    (tmp_path / "deadly.py").write_text(DEADLY.replace('any("33 * 36" in item.text', armed))
+    (tmp_path / "deadly.py").write_text(DEADLY.replace('any("5 * 8" in item.text', armed))
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text("[evalservice.scorers]\ndeadly = deadly:Deadly\n")
     with contextlib.ExitStack() as opened:

@@ -146,7 +146,7 @@ class Deadly(NumericMatch):
     name = "deadly"
 
     def score_items(self, items):
-        if any("33 * 36" in item.text for item in items):
+        if any("5 * 8" in item.text for item in items):
             os._exit(1)
         return super().score_items(items)
 """
@@ -164,11 +164,11 @@ def test_a_test_case_that_kills_whoever_handles_it_is_one_failed_row_and_the_oth
     model, dataset = bench.model(provider.url), bench.benchmark(RECORDS)
     cli.ok("benchmarks", "add", "--name", "deadly", "--dataset", dataset, "--category", "qa", "--scorer", "deadly")
 
-    run = cli.ok("run", "--model", model, "--benchmark", "deadly", "--max-concurrency", 8, "--limit", 40)
+    run = cli.ok("run", "--model", model, "--benchmark", "deadly", "--max-concurrency", 8, "--limit", 16)
     failed = [(row["test_case_index"], row["error_kind"]) for row in bench.rows(run["id"]) if not row["success"]]
-    assert (run["status"], run["completed_test_cases"], run["failed_test_cases"]) == ("completed", 39, 1)
-    assert failed == [(33, "worker_died")]
-    assert run["aggregated_results"]["numeric_match"]["n"] == 39
+    assert (run["status"], run["completed_test_cases"], run["failed_test_cases"]) == ("completed", 15, 1)
+    assert failed == [(5, "worker_died")]
+    assert run["aggregated_results"]["numeric_match"]["n"] == 15
 
 
 def test_postgres_may_stop_and_start_during_a_run(
