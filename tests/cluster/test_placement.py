@@ -89,10 +89,11 @@ def test_sizes_that_are_no_sizes_are_named() -> None:
 @pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What `tests.cluster.two_nodes` saw."""
-    command = [sys.executable, "-m", "tests.cluster.two_nodes", str(tmp_path_factory.mktemp("data"))]
+    folder = tmp_path_factory.mktemp("data")
+    command = [sys.executable, "-m", "tests.cluster.two_nodes", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return json.loads((folder / "seen.json").read_text())
 
 
 def test_each_worker_gets_its_gpu_and_the_next_engine_waits_until_they_are_given_back(two_nodes: Any) -> None:

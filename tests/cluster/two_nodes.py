@@ -1,6 +1,6 @@
-"""A program of its own, since a process has one Ray: engines over two nodes whose GPUs are made up. Prints JSON.
+"""A program of its own, since a process has one Ray: engines over two nodes whose GPUs are made up.
 
-python -m tests.cluster.two_nodes FOLDER
+python -m tests.cluster.two_nodes FOLDER writes what it saw to FOLDER/seen.json: standard output is Ray's as well.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -96,7 +97,8 @@ def main() -> None:
     nodes.add_node(num_cpus=0, num_gpus=2)
     ray.init(address=nodes.address)
     try:
-        sys.stdout.write(json.dumps({**placed(), **ran(sys.argv[1]), "told": waited(nodes)}))
+        seen = {**placed(), **ran(sys.argv[1]), "told": waited(nodes)}
+        (Path(sys.argv[1]) / "seen.json").write_text(json.dumps(seen))
     finally:
         ray.shutdown()
         nodes.shutdown()
