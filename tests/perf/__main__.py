@@ -13,6 +13,7 @@ from tests.perf import (
     hosted,
     limits,
     nearest,
+    nodes,
     paging,
     rollups,
     selecting,
@@ -31,6 +32,7 @@ selecting.main()
 hosted.main()
 limits.main([])
 limits.main(["announced"])
+nodes.main()
 service.main([])
 if importlib.util.find_spec("vllm") is None:
     print("\nself-hosted: vLLM is not installed")

@@ -70,12 +70,12 @@ class Bench:
         self.postgres = EmbeddedPostgres(home)
         self.url = self.postgres.acquire()
 
-    def cli(self, *arguments: str) -> Any:
+    def cli(self, *arguments: str, **environment: str) -> Any:
         """Run `evalservice … --json`; gives the document."""
         done = subprocess.run(
             [sys.executable, "-m", "cluster.cli", *arguments, "--json"],
             cwd=ROOT,
-            env=self.environment,
+            env={**self.environment, **environment},
             stdout=subprocess.PIPE,
             check=True,
         )

@@ -12,6 +12,8 @@
         test_case: {input: question, expected_output: {after: "####", of: answer}}
     evaluation_criteria: {…, scorers: [numeric_match], primary_metric: numeric_match}
 
+Another way to measure the same data is a file that names the first, and what is different: `variant_of: hellaswag`.
+
 A file's reader is by default the one of its format (JSON, JSON Lines, CSV, Parquet; see `readers` for the others). The
 first layout that a file fits is how it is read. `fields` are what a record must have, by which layouts are told apart.
 """
@@ -101,6 +103,7 @@ class StandardBenchmark(StrictModel):
     """A standard benchmark as this package ships it."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,80}$")
+    variant_of: str | None = None
     title: str
     description: str
     version: str = Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
@@ -131,12 +134,15 @@ class StandardBenchmark(StrictModel):
 @cache
 def standard_benchmarks() -> dict[str, StandardBenchmark]:
     """Every definition of the package by its name, in the order of names."""
+    written = {
+        file.name.removesuffix(".yaml"): yaml_mapping(file.read_bytes(), file.name, "name and evaluation_criteria")
+        for file in files(__package__).iterdir()
+        if file.name.endswith(".yaml")
+    }
     found = {}
-    for file in sorted(files(__package__).iterdir(), key=lambda each: each.name):
-        if file.name.endswith(".yaml"):
-            value, node = yaml_mapping(file.read_bytes(), file.name, "name, source, layouts and evaluation_criteria")
-            definition = validated(StandardBenchmark, value, node, file.name)
-            found[definition.name] = definition
+    for name, (value, node) in sorted(written.items()):
+        first, _ = written.get(str(value.get("variant_of")), ({}, None))
+        found[name] = validated(StandardBenchmark, {**first, **value}, node, f"{name}.yaml")
     return found
 
 

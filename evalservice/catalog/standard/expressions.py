@@ -8,6 +8,7 @@
     {letter: label}                          A for 0, B for 1, …; with `from: 1` A for 1
     {position: answerKey, in: choices.label} A when the first of the list is equal, B when the second is, …
     {each: choices, take: label}             that field of each object of a list
+    {each: endings, as: "{{ item.strip() }}"} each of a list through a template
     {keys: targets}, {values: targets}       of an object, in the order of the file
     {without: N/A, in: options}              the list but for one text
     {table: answer, of: {"true": "yes"}}     one value for another, by its JSON text
@@ -137,8 +138,11 @@ def _position(written: dict[str, Any], field: str) -> Expression:
 
 
 def _each(written: dict[str, Any], field: str) -> Expression:
-    path, name = str(written["each"]), str(written["take"])
+    path, name = str(written["each"]), str(written.get("take"))
     of = compile_expression(path, field)
+    if "as" in written:
+        through = _template(str(written["as"]), field)
+        return lambda record: [through({"item": item}) for item in _list(of(record), path)]
 
     def taken(record: Record) -> list[Any]:
         items = _list(of(record), path)
@@ -221,7 +225,7 @@ _OPERATIONS: Final[dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any], st
     "after": (("of",), _after),
     "letter": (("from",), _letter),
     "position": (("in",), _position),
-    "each": (("take",), _each),
+    "each": (("take", "as"), _each),
     "keys": ((), _keys),
     "values": ((), _values),
     "without": (("in",), _without),

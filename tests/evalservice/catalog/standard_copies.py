@@ -253,3 +253,4 @@ COPIES: dict[str, list[Files]] = {
         },
     ],
 }
+COPIES |= {f"{name}-likelihood": COPIES[name] for name in ("arc-challenge", "arc-easy", "hellaswag", "mmlu")}

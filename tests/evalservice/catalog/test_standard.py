@@ -25,8 +25,11 @@ ARC = f"What bends light?\n\nA. a pump\nB. a lens\nC. a lever\n\n{LETTERS}"
 TRANSLATE = "Translate this English text into German. Write the translation only.\n\nThe dog sleeps."
 SPAN = "Answer with the shortest span of the passage that answers the question, and nothing else."
 
+Answer = str | tuple[float, ...]
+"""A completion's text, or the log-likelihoods of the choices."""
+
 # name -> (what the first test case is, its last message, a right completion, a wrong one)
-EXPECTED: dict[str, tuple[dict[str, Any], str, str, str]] = {
+EXPECTED: dict[str, tuple[dict[str, Any], str, Answer, Answer]] = {
     "gsm8k": (
         {"expected_output": "36", "metadata": {"solution": "3 * 12 = <<3*12=36>>36\n#### 36"}},
         "A crate holds 12 jars. How many do 3 crates hold?\n\n"
@@ -54,6 +57,25 @@ EXPECTED: dict[str, tuple[dict[str, Any], str, str, str]] = {
         f"A. sings.\nB. kneads it.\nC. flies.\nD. sleeps.\n\n{LETTERS}",
         "B",
         "D",
+    ),
+    "mmlu-likelihood": (
+        {"expected_output": "B"},
+        "Which, if any, is a metal?\nA. sulphur\nB. iron\nC. neon\nD. iodine\nAnswer:",
+        (-2.0, -1.0, -3.0, -4.0),
+        (-1.0, -2.0, -3.0, -4.0),
+    ),
+    "arc-easy-likelihood": (
+        {"choices": ("a pump", "a lens", "a lever")},
+        "Question: What bends light?\nAnswer:",
+        (-6.0, -5.0, -6.0),
+        (-6.0, -6.0, -6.5),  # per character the last is likelier
+    ),
+    "arc-challenge-likelihood": ({}, "Question: What bends light?\nAnswer:", (-6.0, -5.0, -6.0), (-4.0, -5.0, -6.0)),
+    "hellaswag-likelihood": (
+        {"choices": ("sings.", "kneads it.", "flies.", "sleeps.")},
+        "Baking: How to bake. Mix flour. She",
+        (-6.0, -9.0, -6.0, -7.0),  # the likeliest per character
+        (-5.0, -9.0, -6.0, -7.0),
     ),
     "truthfulqa-mc1": (
         {"choices": ("Yes", "They cannot see it", "Always", "Only in spring"), "expected_output": "B"},
@@ -124,10 +146,11 @@ def cases_of(prepared: Prepared) -> list[TestCase]:
     return read_block(prepared.snapshot, Block(0, prepared.snapshot.total))
 
 
-def value(prepared: Prepared, case: TestCase, completion: str) -> float:
+def value(prepared: Prepared, case: TestCase, answer: Answer) -> float:
     """The primary metric of one completion, on a scale that ends at 1."""
     criteria = prepared.criteria
-    item = build_extraction(criteria.output_extraction).item(case, Completion(completion))
+    completion = Completion(answer) if isinstance(answer, str) else Completion("", log_likelihoods=answer)
+    item = build_extraction(criteria.output_extraction).item(case, completion)
     for scorer in build_scorers(criteria.as_json()["scorers"]):
         for metric in scorer.metrics:
             if metric.name == prepared.definition.primary_metric:
@@ -241,7 +264,7 @@ def test_the_hubs_drop_has_one_accepted_answer(tmp_path: Path) -> None:
 
 
 def test_an_unknown_benchmark_is_told_with_those_that_there_are() -> None:
-    with pytest.raises(NotFound, match=r"the catalog has arc-challenge, arc-easy, boolq"):
+    with pytest.raises(NotFound, match=r"the catalog has arc-challenge, arc-challenge-likelihood, arc-easy"):
         standard_benchmark("gsm9k")
 
 
