@@ -153,7 +153,7 @@ def test_a_link_out_of_the_folder_is_refused_and_one_within_is_followed(tmp_path
         ("test.jsonl", b"\xff\xfe{\x00", "UTF-16"),
         ("test.jsonl", b"[1, 2]", "one object a line"),
         ("test.jsonl", b"{nonsense\n", "not JSON"),
-        ("test.jsonl.gz", gzip.compress(b'{"question": "1"')[:-8], "a whole gzip file"),
+        ("test.jsonl.gz", gzip.compress(b'{"question": "1"', mtime=0)[:-8], "a whole gzip file"),
         ("data.tar.gz", b"", "unpack the archive first"),
         ("test.txt", b"x", "name the file .json"),
         ("nothing.jsonl", None, "a file or folder that exists"),
