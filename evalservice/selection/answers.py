@@ -8,63 +8,90 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-from evalservice.selection.deciding import FALLBACKS, Decision
+from evalservice.selection.deciding import FALLBACKS, Decision, estimated
+from evalservice.selection.eligibility import NO_EVIDENCE, Limit
+from evalservice.selection.snapshot import Array, Snapshot
+
+ESTIMATES = ("quality", "quality_sd", "cost", "latency_ms", "error_rate", "outcomes")
+"""The rows of `Candidates.values`, as they are written."""
 
 
 def candidates_json(decision: Decision) -> bytes:
-    """Every candidate, the eligible ones by score, then the rejected ones in the snapshot's order."""
-    return orjson.dumps([*_eligible(decision), *_rejected(decision)])
+    """Every candidate, the eligible ones by score, then the rejected ones in the snapshot's order.
+
+    What does not hang on the request is written once for a snapshot: to write it again takes as long as to decide.
+    """
+    return b"[" + b"".join([*_eligible(decision), *_rejected(decision)])[1:] + b"]"
 
 
-def _eligible(decision: Decision) -> list[dict[str, Any]]:
-    candidates, scored = decision.candidates, decision.scored
+def _eligible(decision: Decision) -> list[bytes]:
+    candidates, scored, snapshot = decision.candidates, decision.scored, decision.snapshot
     if not len(candidates):
         return []
     order = decision.order or list(range(len(candidates)))
-    ids, names = candidates.ids, candidates.names
-    numbers = candidates.values.take(order, axis=1).tolist()  # NaN becomes null in orjson
-    scores = [None] * len(order) if scored is None else scored.score.take(order).tolist()
-    probabilities = [0.0] * len(order) if scored is None else scored.probability.take(order).tolist()
-    return [
-        {
-            "model_id": ids[index],
-            "name": names[index],
-            "score": score,
-            "probability": probability,
-            "quality": quality,
-            "quality_sd": deviation,
-            "cost": cost,
-            "latency_ms": latency,
-            "error_rate": errors,
-            "outcomes": outcomes,
-        }
-        for index, score, probability, quality, deviation, cost, latency, errors, outcomes in zip(
-            order, scores, probabilities, *numbers, strict=True
-        )
-    ]
+    models = decision.eligible.take(order).tolist()
+    heads = _heads(snapshot)
+    if decision.query.quality is None:
+        key = ("estimates as JSON", decision.target)
+        every = snapshot.found(key) or snapshot.remembered(key, _tails(estimated(snapshot, decision.target)[0]))
+        tails = [every[model] for model in models]
+    else:
+        tails = _tails(candidates.values.take(order, axis=1))
+    none = itertools.repeat(b"null", len(order)), itertools.repeat(b"0.0", len(order))
+    scores, probabilities = (
+        none if scored is None else (_numbers(scored.score, order), _numbers(scored.probability, order))
+    )
+    parts: list[bytes] = []
+    for model, score, probability, tail in zip(models, scores, probabilities, tails, strict=True):
+        parts += (heads[model], b'"score":', score, b',"probability":', probability, tail)
+    return parts
 
 
-def _rejected(decision: Decision) -> Iterator[dict[str, Any]]:
-    snapshot, limits = decision.snapshot, decision.eligibility.limits
-    broken = decision.eligibility.broken.tolist()
-    for index, number in enumerate(broken):
+def _heads(snapshot: Snapshot) -> list[bytes]:
+    """Of each model what its candidate begins with."""
+    found: list[bytes] | None = snapshot.found("heads")
+    if found is None:
+        both = zip(snapshot.ids, snapshot.names, strict=True)
+        own = [b"," + orjson.dumps({"model_id": own, "name": name})[:-1] + b"," for own, name in both]
+        found = snapshot.remembered("heads", own)
+    return found
+
+
+def _tails(values: Array) -> list[bytes]:
+    """Of each column of estimates what its candidate ends with; NaN becomes null."""
+    return [b"," + orjson.dumps(dict(zip(ESTIMATES, column, strict=True)))[1:] for column in values.T.tolist()]
+
+
+def _numbers(values: Array, order: list[int]) -> list[bytes]:
+    """As JSON, in this order; NaN becomes null."""
+    return orjson.dumps(values.take(order), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+
+
+def _rejected(decision: Decision) -> Iterator[bytes]:
+    if len(decision.eligible) == len(decision.snapshot):
+        return
+    heads, limits = _heads(decision.snapshot), decision.eligibility.limits
+    said: dict[int, tuple[bytes, Sequence[Any], bytes]] = {}
+    for model, number in enumerate(decision.eligibility.broken.tolist()):
         if number:
-            limit = limits[number - 1]
-            yield {
-                "model_id": snapshot.ids[index],
-                "name": snapshot.names[index],
-                "rejected": {
-                    "constraint": limit.constraint,
-                    "value": limit.value_of(index),
-                    "limit": limit.limit,
-                },
-            }
+            if number not in said:
+                said[number] = _limit(limits[number - 1])
+            begin, values, end = said[number]
+            value = values[model]
+            yield heads[model] + begin + orjson.dumps(value if value == value else NO_EVIDENCE) + end
+
+
+def _limit(limit: Limit) -> tuple[bytes, Sequence[Any], bytes]:
+    """What a rejection says before the model's own value, every model's value, and what it says after it."""
+    begin = b'"rejected":' + orjson.dumps({"constraint": limit.constraint})[:-1] + b',"value":'
+    return begin, limit.given or limit.numbers(), b',"limit":' + orjson.dumps(limit.limit) + b"}}"
 
 
 def answer_json(

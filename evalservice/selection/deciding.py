@@ -185,9 +185,7 @@ def weigh(candidates: Candidates, policy: PolicyVersion, ask: Ask) -> Scored:
 
 def estimates(snapshot: Snapshot, target: str, eligible: NDArray[np.intp], query: QueryEstimates) -> Candidates:
     """What is known of the eligible models for this request."""
-    key = ("estimates", target)
-    known: tuple[Array, bool] = snapshot.found(key) or snapshot.remembered(key, _estimates(snapshot, target))
-    values, complete = known
+    values, complete = estimated(snapshot, target)
     if query.quality is not None:
         values = values.copy()
         complete = False
@@ -202,8 +200,14 @@ def estimates(snapshot: Snapshot, target: str, eligible: NDArray[np.intp], query
     return Candidates(names, ids, values, complete or not np.isnan(values).any())
 
 
+def estimated(snapshot: Snapshot, target: str) -> tuple[Array, bool]:
+    """The values of all models by the snapshot alone, and whether none is missing."""
+    key = ("estimates", target)
+    known: tuple[Array, bool] | None = snapshot.found(key)
+    return known or snapshot.remembered(key, _estimates(snapshot, target))
+
+
 def _estimates(snapshot: Snapshot, target: str) -> tuple[Array, bool]:
-    """The values of all models, and whether none is missing."""
     row = snapshot.targets[target]
     values = np.array(
         [

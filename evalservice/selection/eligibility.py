@@ -33,14 +33,9 @@ class Limit(NamedTuple):
     given: tuple[Any, ...] = ()
     kept: tuple[bool, ...] = ()
 
-    def value_of(self, model: int) -> Any:
-        """What the model has where the limit is; `no evidence` for a number that is not known."""
-        if self.values is None or self.given:
-            return self.given[model]
-        value = float(self.values[model])
-        if value != value:
-            return NO_EVIDENCE
-        return -value if self.constraint == "min_quality" else value
+    def numbers(self) -> list[float]:
+        """What each model has, where that is a number; NaN where it is not known."""
+        return (-self.values if self.constraint == "min_quality" else self.values).tolist()  # type: ignore[no-any-return]
 
 
 class Eligibility(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from evalservice.selection.answers import candidates_json
-from evalservice.selection.deciding import Decision, PolicyVersion, decide, drawn
+from evalservice.selection.deciding import Decision, PolicyVersion, QueryEstimates, decide, drawn
 from evalservice.selection.explaining import explanation
 from evalservice.selection.policy_parameters import BUILTIN, parameters_of
 from evalservice.selection.request import SelectionRequest
@@ -117,6 +118,44 @@ def test_the_same_request_snapshot_and_seed_give_the_same_decision(name: str) ->
         again = decide(first.snapshot, first.request, first.policy, seed=first.seed, now=NOW)
         assert candidates_json(again) == candidates_json(first)
         assert (again.model, explanation(again)) == (first.model, explanation(first))
+
+
+def written(decision: Decision) -> list[dict[str, Any]]:
+    """The candidates of a decision, one by one and by hand."""
+    snapshot, candidates, scored, limits = (
+        decision.snapshot, decision.candidates, decision.scored, decision.eligibility.limits
+    )  # fmt: skip
+    found: list[dict[str, Any]] = []
+    for place in decision.order or range(len(candidates)):
+        numbers = [
+            float("nan") if scored is None else scored.score[place],
+            0.0 if scored is None else scored.probability[place],
+            *candidates.values[:, place],
+        ]
+        names = ["score", "probability", "quality", "quality_sd", "cost", "latency_ms", "error_rate", "outcomes"]
+        known = {name: None if np.isnan(number) else float(number) for name, number in zip(names, numbers, strict=True)}
+        found.append({"model_id": candidates.ids[place], "name": candidates.names[place], **known})
+    for model, number in enumerate(decision.eligibility.broken):
+        if number:
+            limit = limits[number - 1]
+            value = limit.given[model] if limit.given else limit.numbers()[model]
+            value = "no evidence" if value != value else value
+            rejected = {"constraint": limit.constraint, "value": value, "limit": limit.limit}
+            found.append({"model_id": snapshot.ids[model], "name": snapshot.names[model], "rejected": rejected})
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_candidates_are_written_as_they_are(name: str) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        snapshot = a_snapshot(rng, int(rng.integers(1, 20)))
+        own = rng.uniform(0, 1, (3, len(snapshot)))
+        own[:, rng.uniform(size=len(snapshot)) < 0.3] = np.nan
+        for query in (QueryEstimates(), QueryEstimates(*own), QueryEstimates()):
+            request, seed = a_request(rng, len(snapshot)), int(rng.integers(2**62))
+            decision = decide(snapshot, request, a_policy(name), seed=seed, now=NOW, query=query)
+            assert json.loads(candidates_json(decision)) == written(decision)
 
 
 def test_draws_come_as_often_as_their_probability_says() -> None:
