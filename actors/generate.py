@@ -47,6 +47,7 @@ class Generate:
         self._snapshot = open_snapshot(plan.snapshot_uri)
         self._signal = signal
         self._follower = Follower(signal)
+        self._door = asyncio.Lock()
         if signal is None or not plan.self_hosted:
             self._backend = make_backend(plan, signal, find_limiter, self._follower.go)
         else:
@@ -57,9 +58,9 @@ class Generate:
         """`batch["block"]`: what `block_batch` wrote. A row comes out for each test case that was or cannot be sent."""
         self._follower.start()
         await self._follower.go.wait()
-        if self._signal is not None:
-            self._signal.began.remote()
         blocks = [_block(str(text)) for text in batch["block"]]
+        if not await self._begun(blocks[0].start, sum(map(len, blocks))):
+            return GENERATED.empty_table()
         try:
             tables = [await self._block(block, self._follower.stop) for block in blocks]
         except EvalserviceError as error:  # it concerns the run, not an item of it
@@ -71,6 +72,16 @@ class Generate:
         if self._signal is not None:
             self._signal.ended.remote(blocks[0].start, len(answered))
         return answered
+
+    async def _begun(self, block: int, rows: int) -> bool:
+        """Wait until the run has room for these rows, one block of this actor after the other; False when it ends."""
+        if self._signal is None:
+            return True
+        try:
+            async with self._door:
+                return bool(await self._signal.begin.remote(block, rows))
+        except ray.exceptions.RayError:  # its driver has gone
+            return False
 
     async def _block(self, block: Block, stop: asyncio.Event) -> pa.Table:
         if stop.is_set():

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -26,31 +26,25 @@ class RunSignal:
     """The state of a run as its actors shall see it. Deployed as a Ray actor that reserves no CPU."""
 
     def __init__(self) -> None:
-        self._asked: State = "running"
         self._state: State = "running"
         self._changed = asyncio.Event()
         self._failure = ""
-        self._under_way = 0
+        self._open: dict[int, int] = {}
         self._rows = self._unstored = 0
         self._generated: dict[int, int] = {}
-        self._most_unstored = math.inf
+        self._most_rows = math.inf
+        self._beginning: deque[tuple[int, int, asyncio.Future[bool]]] = deque()
         self._desk = Desk()
         self._loads: Counter[str] = Counter()
         self._waiting_for: dict[str, tuple[float, str]] = {}
 
     async def set(self, state: State) -> None:
         """Change the state and wake everyone who waits; what was stopped stays stopped."""
-        if self._asked != "stopped":
-            self._asked = state
-            self._update()
-
-    def _update(self) -> None:
-        too_many = self._asked == "running" and self._unstored > self._most_unstored
-        state: State = "paused" if too_many else self._asked
-        if state != self._state:
+        if state != self._state != "stopped":
             self._state = state
             self._changed.set()
             self._changed = asyncio.Event()
+            self._admit()
 
     async def next(self, known: State) -> State:
         """The state, as soon as it is another than `known`."""
@@ -77,41 +71,64 @@ class RunSignal:
         """It lived to the end of it."""
         del self._loads[actor]
 
-    async def start_pass(self, most_unstored: int) -> None:
-        """The blocks that are left are asked from here on; with more rows answered and not stored, actors pause."""
-        self._generated, self._unstored, self._most_unstored = {}, 0, most_unstored
-        self._update()
+    async def start_pass(self, most_rows: int) -> None:
+        """The blocks that are left are asked from here on, with at most so many rows that are begun and not stored."""
+        self._open, self._generated, self._unstored, self._most_rows = {}, {}, 0, most_rows
+        self._admit()
 
-    async def began(self) -> None:
-        """A block is under way."""
-        self._under_way += 1
+    async def begin(self, block: int, rows: int) -> bool:
+        """Wait until there is room for a block of so many rows; False when the run is stopped.
+
+        Again, for a block that was lost with its actor or its node: it has its room.
+        """
+        if self._state != "stopped" and (block in self._open or block in self._generated):
+            self._open.setdefault(block, 0)
+            return True
+        began: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._beginning.append((block, rows, began))
+        self._admit()
+        return await began
+
+    def _admit(self) -> None:
+        """Let begin, in the order of asking, who has room: anybody where nothing else is begun."""
+        while self._beginning:
+            block, rows, began = self._beginning[0]
+            taken = sum(self._open.values()) + self._unstored
+            if self._state != "stopped" and 0 < taken > self._most_rows - rows:
+                return
+            self._beginning.popleft()
+            if began.done():
+                continue
+            if self._state != "stopped":
+                self._open[block] = rows
+            began.set_result(self._state != "stopped")
 
     async def ended(self, block: int, rows: int) -> None:
         """A block left the generate stage with so many rows; again, if they were lost and it was asked again."""
-        self._under_way -= 1
+        self._open.pop(block, None)
         more = rows - self._generated.get(block, 0)
         self._generated[block] = rows
         self._rows += more
         self._unstored += more
-        self._update()
+        self._admit()
 
     async def stored(self, rows: int) -> None:
         """So many rows are stored."""
         self._unstored -= rows
-        self._update()
+        self._admit()
 
     async def write_off(self) -> None:
-        """What was answered and did not come is lost; it will be asked again."""
-        self._unstored = 0
-        self._update()
+        """What was begun and did not come is lost; it will be asked again."""
+        self._open, self._unstored = {}, 0
+        self._admit()
 
     async def outstanding(self) -> tuple[int, int]:
         """Blocks under way, and the rows that have left the generate stage so far."""
-        return self._under_way, self._rows
+        return len(self._open), self._rows
 
     async def stopped(self) -> bool:
         """Whether the run was stopped."""
-        return self._asked == "stopped"
+        return self._state == "stopped"
 
     async def waits(self, actor: str, what: str) -> None:
         """An actor says what its requests wait for, as long as they do; "" when they go on."""

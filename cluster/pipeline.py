@@ -41,9 +41,6 @@ POLL_SECONDS = 0.5
 ACTOR_CPUS = 0.05
 """What an actor reserves: little, because it waits most of the time, and because actors of several runs must all find
 their place on a small machine. They are spread over nodes instead."""
-UNSTORED_SHARE = 0.5
-"""Of the rows of all blocks in flight so many may be answered and not stored; what scorers or Postgres have not taken
-up then is not asked for."""
 WRITTEN_OFF_SECONDS = 60.0
 """When nothing came for so long, what was answered is lost: with the scoring actors that it killed."""
 REQUESTS_PER_ACTOR = 1024
@@ -98,7 +95,7 @@ def _execute(
     places = Places(demand, ACTOR_CPUS) if demand and spread == "nodes" else None
     generate, tasks = _generation_pool(plan, alone=alone)
     graph = _graph(plan, blocks, signal, places, generate, tasks, retries=0 if alone else RETRIES)
-    ray.get(signal.start_pass.remote(int(UNSTORED_SHARE * tasks * plan.block_rows)))
+    ray.get(signal.start_pass.remote(tasks * plan.block_rows))
     tables: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=4)
     left = threading.Event()
     threading.Thread(target=_walk, args=(graph, tables, left, places), name="pipeline", daemon=True).start()

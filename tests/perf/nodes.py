@@ -15,7 +15,7 @@ from tests.perf.bench import bench, server, table
 from tests.ray_head import ray_head
 
 IN_FLIGHT = 1024
-CASES = 24 * IN_FLIGHT
+CASES = 36 * IN_FLIGHT
 LATENCY = 10.0
 NODES = 4
 
