@@ -118,8 +118,8 @@ class RunSignal:
         self._admit()
 
     async def write_off(self) -> None:
-        """What was begun and did not come is lost; it will be asked again."""
-        self._open, self._unstored = {}, 0
+        """What was begun and did not come takes no more room: it is lost, and will be asked again, or very slow."""
+        self._open, self._unstored = dict.fromkeys(self._open, 0), 0
         self._admit()
 
     async def outstanding(self) -> tuple[int, int]:

@@ -63,14 +63,16 @@ def test_a_block_larger_than_the_bound_begins_when_nothing_else_is_begun() -> No
     asyncio.run(run())
 
 
-def test_what_is_written_off_makes_room() -> None:
+def test_what_is_written_off_makes_room_and_may_still_come() -> None:
     async def run() -> None:
         signal = RunSignal()
-        await signal.start_pass(ROWS)
+        await signal.start_pass(2 * ROWS)
         assert await signal.begin(0, ROWS)
+        assert await signal.begin(1, ROWS)
         await signal.ended(0, ROWS)
-        waiting = await waits(signal, 1)
+        waiting = await waits(signal, 2)
         await signal.write_off()
         assert await waiting
+        assert await signal.outstanding() == (2, ROWS)
 
     asyncio.run(run())
