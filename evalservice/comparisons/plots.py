@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from html import escape
 
 WIDTH = 760
@@ -60,8 +62,9 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
     across = _Scale([point.x for point in points], left, WIDTH - 160)
     up = _Scale([point.y for point in points], bottom, MARGIN)
     parts = [*_axis(across, bottom), _text((left + WIDTH - 160) / 2, height - 8, x_name, "middle")]
-    for tick in up.ticks():
-        parts += [_text(left - 10, up.at(tick) + 4, f"{tick:.4g}", "end")]
+    for tick in up.ticks:
+        y = up.at(float(tick))
+        parts += [_line(left - 4, y, left, y, SOFT), _text(left - 10, y + 4, f"{tick:f}", "end")]
     parts += [_line(left, MARGIN, left, bottom, SOFT), _text(left, 20, y_name, "middle")]
     front = sorted((point for point in points if point.front), key=lambda point: point.x)
     path = " ".join(f"{across.at(point.x):.1f},{up.at(point.y):.1f}" for point in front)
@@ -74,25 +77,47 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
 
 
 class _Scale:
-    """From values to pixels, with a little room at both ends."""
+    """From values to pixels, with a little room at both ends, and none below zero where nothing is negative.
+
+    ticks: three to eight multiples of 1, 2 or 5 times a power of ten.
+    """
 
     def __init__(self, values: Sequence[float], start: float, stop: float) -> None:
         low, high = (min(values), max(values)) if values else (0.0, 1.0)
         room = (high - low) * 0.06 or abs(high) * 0.1 or 0.5
-        self._low, self._high = low - room, high + room
+        self._low = low - room if low < 0 else max(0.0, low - room)
+        self._high = high + room
         self._start, self._stop = start, stop
+        self.ticks = _round_numbers(self._low, self._high)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The pixels of both ends."""
+        return self._start, self._stop
 
     def at(self, value: float) -> float:
         return self._start + (value - self._low) / (self._high - self._low) * (self._stop - self._start)
 
-    def ticks(self) -> list[float]:
-        return [self._low + (self._high - self._low) * part / 4 for part in range(5)]
+
+def _round_numbers(low: float, high: float) -> list[Decimal]:
+    """The multiples of the smallest round step that gives at most eight from `low` to `high`."""
+    power = math.floor(math.log10((high - low) / 8))
+    step = next(
+        step
+        for step in (Decimal(digit).scaleb(power + more) for more in (0, 1) for digit in (1, 2, 5))
+        if (high - low) / float(step) <= 7
+    )
+    first, last = math.ceil(low / float(step)), math.floor(high / float(step))
+    return [number * step for number in range(first, last + 1)]
 
 
 def _axis(scale: _Scale, y: float) -> list[str]:
-    ticks = scale.ticks()
-    labels = [_text(scale.at(tick), y + 18, f"{tick:.3g}", "middle") for tick in ticks]
-    return [_line(scale.at(ticks[0]), y, scale.at(ticks[-1]), y, SOFT), *labels]
+    start, stop = scale.ends
+    parts = [_line(start, y, stop, y, SOFT)]
+    for tick in scale.ticks:
+        x = scale.at(float(tick))
+        parts += [_line(x, y, x, y + 4, SOFT), _text(x, y + 18, f"{tick:f}", "middle")]
+    return parts
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str, style: str = "") -> str:
@@ -102,7 +127,8 @@ def _line(x1: float, y1: float, x2: float, y2: float, colour: str, style: str = 
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{INK}">{escape(text)}</text>'
+    halo = 'stroke="white" stroke-width="3" paint-order="stroke"'  # readable where a line passes
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{INK}" {halo}>{escape(text)}</text>'
 
 
 def _short(label: str, most: int = 34) -> str:

@@ -17,7 +17,8 @@ Rows = Sequence[Sequence[str]]
 
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#1a1a1a}"
-    "table{border-collapse:collapse;margin:1em 0}td,th{border-bottom:1px solid #ddd;padding:.3em .8em;text-align:left}"
+    "table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}td+td{white-space:nowrap}"
+    "td,th{border-bottom:1px solid #ddd;padding:.3em .8em;text-align:left}"
     "svg{max-width:100%;height:auto}"
 )
 
