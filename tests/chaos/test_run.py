@@ -81,6 +81,8 @@ class Site:
     proxy: Proxy
     poison: Path
     worker: Any
+    lost: set[str] = field(default_factory=set)
+    """Prompts whose answers died with who had them: sent and not stored, until they are asked again."""
 
     def sql(self, statement: str, *values: Any) -> list[dict[str, Any]]:
         """SQL as the database's owner."""
@@ -115,6 +117,7 @@ class Site:
     def stall_postgres(self) -> None:
         """It is there, and does nothing; nor must the run then, for longer than it may."""
         settled, model = self.newest()
+        settled |= self.lost
         family = self._postgres()
         for process in family:
             process.suspend()
@@ -179,6 +182,12 @@ class Site:
             "ORDER BY r.created_at DESC LIMIT 1"
         )
         return self.settled(run["id"]), str(run["name"])
+
+    def lose(self) -> None:
+        """What is sent and not stored now will not be stored: somebody who had it was killed."""
+        with contextlib.suppress(psycopg.OperationalError):
+            settled, model = self.newest()
+            self.lost |= self.provider.sent(model).keys() - settled
 
     def settled(self, run_id: Any) -> set[str]:
         """The prompts of which there are rows."""
@@ -285,7 +294,7 @@ class Watcher:
         """What the provider says first: until Postgres is asked there is rather more reserved and stored."""
         billed, sent = bill(self.site.provider), self.site.provider.sent(self.model)
         [run] = self.site.sql("SELECT reserved_cost FROM evaluation_runs WHERE id = %s", self.run_id)
-        unstored = len(sent.keys() - self.site.settled(self.run_id))
+        unstored = len(sent.keys() - self.site.settled(self.run_id) - self.site.lost)
         self.looks += 1
         if self.budget is not None and not billed <= run["reserved_cost"] <= self.budget:
             self.wrong.append(f"billed {billed}, reserved {run['reserved_cost']}, budget {self.budget}")
@@ -360,6 +369,7 @@ def _disturbed(
         asked += ["--cache", "all"]
         site.cli.ok("run", *asked, "--limit", CACHED)
     site.provider.reset()
+    site.lost.clear()
     site.provider.control(wrong=0.25, latency=0.4, jitter=0.5, requests_per_minute=kind.rate or 0)
     process = site.driver("run", *asked, *(("--max-cost", kind.budget) if kind.budget else ()))
     find = "SELECT r.* FROM evaluation_runs r JOIN evaluation_models m ON m.id = r.model_id WHERE m.name = %s "
@@ -385,6 +395,8 @@ def _disturbed(
                     kept.append((name, site.stored(run_id), site.provider.sent(model)))
                 print(f"{time.monotonic():.0f} {kind} {name}, {len(kept[-1][1]) if kept else 0} stored", flush=True)
                 kill_family(process) if strike is None else strike()
+                if strike is not None and strike.__name__.startswith("kill_"):
+                    site.lose()
             time.sleep(rng.uniform(*PAUSE))
     kill_family(process)
     assert ended == "completed", ended
@@ -402,6 +414,7 @@ def _disturbed(
 def _resumed(site: Site, run_id: str, options: tuple[str, ...]) -> Any:
     """The driver that goes on, as soon as it has got so far as to store something, or has ended."""
     stored = len(site.stored(run_id))
+    site.lose()
     process = site.driver("runs", "resume", run_id, *options)
 
     def goes_on() -> bool:
