@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import ipaddress
 import os
 import signal
@@ -35,6 +37,8 @@ def up(
     # Ray reads these when it starts. HAProxy answers five times as fast as the plain proxy.
     os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+    # So long a replica that stops waits for balancers in front of HAProxy to notice; here are none. 30 by default.
+    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
     os.environ.setdefault("EVALSERVICE_PRIVATE_ADDRESSES", str(_is_loopback(host)).lower())
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -136,6 +140,7 @@ def _stop() -> None:
 
     from cluster.runtime import stop_ray
 
-    if ray.is_initialized():
-        serve.shutdown()
-    stop_ray()
+    with contextlib.redirect_stdout(io.StringIO()):  # Ray would print there that its controller is killed, as it is
+        if ray.is_initialized():
+            serve.shutdown()
+        stop_ray()
