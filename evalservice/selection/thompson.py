@@ -73,8 +73,9 @@ def _angles(mean: Floats, sd: Floats) -> tuple[npt.NDArray[np.float32], npt.NDAr
     s the sd of 2θ: y = e^(-s²) solves y² - 2 d² y + 2 d² - 1 + 8 sd² = 0. The greatest sd that has a solution with this
     mean is √2 mean (1 - mean), beyond which a Beta has its mode at an end.
     """
-    if np.isnan(mean + sd).any():
-        sd = np.where(np.isnan(mean) | np.isnan(sd), UNIFORM_SD, sd)
+    unknown = np.isnan(mean) | np.isnan(sd)
+    if unknown.any():
+        sd = np.where(unknown, UNIFORM_SD, sd)
         mean = np.where(np.isnan(mean), 0.5, mean)
     d = 1 - 2 * np.minimum(np.maximum(mean, 0.0), 1.0)
     d2 = d * d

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -94,6 +94,7 @@ def test_a_floor_that_is_no_share_is_refused(floor: float) -> None:
 
 
 @pytest.mark.filterwarnings("error")
+@example(given=np.full((3, 1), 1e308), price=1.0, floor=0.0, draws=1)  # their sum is no number
 @given(arrays(float, st.tuples(st.just(3), st.integers(1, 8)), elements=ANY), ANY, st.floats(0, 1), st.integers(1, 300))
 def test_whatever_is_asked_shares_are_a_distribution(given: np.ndarray, price: float, floor: float, draws: int) -> None:
     shares = win_shares(*given, price=price, draws=draws, floor=floor, rng=np.random.default_rng(0))
