@@ -61,16 +61,16 @@ class Generate:
         blocks = [_block(str(text)) for text in batch["block"]]
         if not await self._begun(blocks[0].start, sum(map(len, blocks))):
             return GENERATED.empty_table()
+        answered = GENERATED.empty_table()
         try:
-            tables = [await self._block(block, self._follower.stop) for block in blocks]
+            answered = pa.concat_tables([await self._block(block, self._follower.stop) for block in blocks])
         except EvalserviceError as error:  # it concerns the run, not an item of it
             if self._signal is None:
                 raise
             await self._signal.fail.remote(error.message)
-            tables = []
-        answered = pa.concat_tables(tables) if tables else GENERATED.empty_table()
-        if self._signal is not None:
-            self._signal.ended.remote(blocks[0].start, len(answered))
+        finally:  # after a fault of ours, too: else the block would keep its room
+            if self._signal is not None:
+                self._signal.ended.remote(blocks[0].start, len(answered))
         return answered
 
     async def _begun(self, block: int, rows: int) -> bool:

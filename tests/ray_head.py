@@ -69,6 +69,22 @@ def ray_head(home: Path, environment: dict[str, str], *options: str) -> Iterator
         shutil.rmtree(logs, ignore_errors=True)
 
 
+@contextmanager
+def worker_node(head: RayHead) -> Iterator[subprocess.Popen[bytes]]:
+    """A second node of the cluster, on this machine."""
+    command = [
+        *(str(Path(sys.executable).parent / "ray"), "start", "--block", f"--address={head.address}", "--num-cpus=2"),
+        *(f"--dashboard-agent-listen-port={free_port()}", "--node-ip-address=127.0.0.1"),
+        *("--object-store-memory=200000000", "--disable-usage-stats"),
+    ]
+    log = (head.logs / "worker.log").open("ab")
+    process = subprocess.Popen(command, env=head.environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield process
+    finally:
+        kill_family(process)
+
+
 def _started(log: Path) -> bool:
     time.sleep(0.25)  # leaves the CPUs to Ray
     return b"ray stop" in log.read_bytes()

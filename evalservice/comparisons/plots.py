@@ -79,7 +79,7 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
 class _Scale:
     """From values to pixels, with a little room at both ends, and none below zero where nothing is negative.
 
-    ticks: three to eight multiples of 1, 2 or 5 times a power of ten.
+    ticks: two to eight multiples of 1, 2 or 5 times a power of ten.
     """
 
     def __init__(self, values: Sequence[float], start: float, stop: float) -> None:

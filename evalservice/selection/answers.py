@@ -17,10 +17,8 @@ import orjson
 
 from evalservice.selection.deciding import FALLBACKS, Decision, estimated
 from evalservice.selection.eligibility import NO_EVIDENCE, Limit
+from evalservice.selection.policies import ESTIMATES
 from evalservice.selection.snapshot import Array, Snapshot
-
-ESTIMATES = ("quality", "quality_sd", "cost", "latency_ms", "error_rate", "outcomes")
-"""The rows of `Candidates.values`, as they are written."""
 
 
 def candidates_json(decision: Decision) -> bytes:

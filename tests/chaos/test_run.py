@@ -33,13 +33,13 @@ from psycopg.rows import dict_row
 from cluster.embedded import EmbeddedPostgres
 from cluster.runtime import open_platform
 from evalservice.settings import Settings
-from tests.chaos.test_service import processes, worker_node
+from tests.chaos.test_service import processes
 from tests.cluster.test_budgets import PRICED, bill
 from tests.cluster.test_faults import DEADLY, same, stop_immediately
 from tests.conftest import ROOT, Cli, clean_environment, kill_family, new_home, wait_until
 from tests.provider import RunningProvider
 from tests.proxy import Proxy, proxy_to
-from tests.ray_head import RayHead, ray_head
+from tests.ray_head import RayHead, ray_head, worker_node
 
 pytestmark = pytest.mark.skipif(not os.environ.get("EVALSERVICE_CHAOS"), reason="takes twenty minutes: make chaos")
 RUNS, CASES, WIDTH, CACHED = 3, 2_000, 16, 300

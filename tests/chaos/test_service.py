@@ -8,13 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,30 +28,14 @@ from evalservice.organizations.members import first_key
 from evalservice.settings import Settings
 from tests.api.test_redeploy import Deployed
 from tests.cluster.test_faults import stop_immediately
-from tests.conftest import ROOT, clean_environment, kill_family, new_home, wait_until
+from tests.conftest import ROOT, clean_environment, new_home, wait_until
 from tests.provider import RunningProvider
-from tests.ray_head import RayHead, free_port, ray_head
+from tests.ray_head import free_port, ray_head, worker_node
 
 pytestmark = pytest.mark.skipif(not os.environ.get("EVALSERVICE_CHAOS"), reason="takes ten minutes: make chaos")
 RUNS, CASES, SLOTS = 20, 60, 4
 PAUSE = (6.0, 14.0)
 """Seconds between two kills."""
-
-
-@contextmanager
-def worker_node(head: RayHead) -> Iterator[subprocess.Popen[bytes]]:
-    """A second node of the cluster, on this machine."""
-    command = [
-        *(str(Path(sys.executable).parent / "ray"), "start", "--block", f"--address={head.address}", "--num-cpus=2"),
-        *(f"--dashboard-agent-listen-port={free_port()}", "--node-ip-address=127.0.0.1"),
-        *("--object-store-memory=200000000", "--disable-usage-stats"),
-    ]
-    log = (head.logs / "worker.log").open("ab")
-    process = subprocess.Popen(command, env=head.environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        yield process
-    finally:
-        kill_family(process)
 
 
 def processes(words: str, database: str) -> list[psutil.Process]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import contextlib
 
-from tests.chaos.test_service import worker_node
 from tests.perf.bench import bench, server, table
-from tests.ray_head import ray_head
+from tests.ray_head import ray_head, worker_node
 
 IN_FLIGHT = 1024
 CASES = 36 * IN_FLIGHT

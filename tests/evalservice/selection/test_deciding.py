@@ -138,8 +138,8 @@ def written(decision: Decision) -> list[dict[str, Any]]:
     for model, number in enumerate(decision.eligibility.broken):
         if number:
             limit = limits[number - 1]
-            value = limit.given[model] if limit.given else limit.numbers()[model]
-            value = "no evidence" if value != value else value
+            value = limit.given[model] if limit.given else float(limit.values[model])
+            value = "no evidence" if value != value else -value if limit.constraint == "min_quality" else value
             rejected = {"constraint": limit.constraint, "value": value, "limit": limit.limit}
             found.append({"model_id": snapshot.ids[model], "name": snapshot.names[model], "rejected": rejected})
     return found
